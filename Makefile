@@ -1,0 +1,50 @@
+# One-line aliases; `make help` lists them. INVENTORY=file and ANSIBLE_ARGS="..." are passed on to ansible-playbook.
+INVENTORY ?= inventory.yaml
+ANSIBLE_ARGS ?=
+PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
+PYTEST = .venv/bin/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help install-chat uninstall-chat lint sanity unit golden test test-cluster docs build
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install-chat: .venv/ready $(INVENTORY) ## deploy what the inventory says, or change it; again: changes nothing
+	@$(PLAYBOOK) playbooks/chat.yml
+
+uninstall-chat: .venv/ready $(INVENTORY) ## remove the chat; keeps chats, weights and secrets unless ANSIBLE_ARGS="-e purge=true"
+	@$(PLAYBOOK) playbooks/uninstall.yml
+
+lint: .venv/ready-dev ## ansible-lint, yamllint, ruff, mypy, changelog
+	@scripts/lint
+
+sanity: .venv/ready-dev ## ansible-test sanity on a copy of this checkout
+	@scripts/sanity
+
+unit: .venv/ready-dev ## unit tests and golden manifests
+	@$(PYTEST)
+
+golden: .venv/ready-dev ## write the golden manifests anew; look at the diff
+	@GOLDEN_WRITE=1 $(PYTEST) -q tests/golden
+
+test: lint sanity unit ## everything that needs no cluster
+
+test-cluster: .venv/ready-dev ## molecule on the cluster of $$KUBECONFIG
+	@scripts/test-cluster
+
+docs: .venv/ready-dev ## write docs/reference.md from the argument specs and module docs
+	@.venv/bin/python scripts/reference.py
+
+build: .venv/ready ## build the collection's archive into build/
+	@.venv/bin/ansible-galaxy collection build --force --output-path build
+
+.venv/ready: requirements.txt scripts/bootstrap
+	@scripts/bootstrap requirements.txt $@
+
+.venv/ready-dev: requirements-dev.txt requirements.txt scripts/bootstrap
+	@scripts/bootstrap requirements-dev.txt $@
+	@touch .venv/ready
+
+$(INVENTORY):
+	@echo "There is no $@. Make one: cp inventory.example.yaml $@, edit its first lines, then run make $(MAKECMDGOALS) again." >&2; exit 1

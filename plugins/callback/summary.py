@@ -1,0 +1,64 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Callback summary: the last lines of a run are for the person who started it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: summary
+type: aggregate
+short_description: Say at the very end of a run what a person wants to know
+version_added: "0.1.0"
+author: The llmops.serving authors (@llmops)
+description:
+  - Prints, below the recap, the pairs that the run has put into C(serving_summary) with M(ansible.builtin.set_stats), aligned.
+  - When nothing was changed, it says so. When a task failed, it repeats the message of the first one.
+"""
+
+import typing as t
+
+from ansible.plugins.callback import CallbackBase
+
+
+class CallbackModule(CallbackBase):
+    """Collects the first failure while the run goes on, and prints at its end."""
+
+    CALLBACK_VERSION = 2.0
+    CALLBACK_TYPE = "aggregate"
+    CALLBACK_NAME = "llmops.serving.summary"
+    CALLBACK_NEEDS_ENABLED = True
+
+    def __init__(self, *args: t.Any, **kwargs: t.Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.failure = ""
+
+    def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
+        """Keep the message of the first failure that ends the run."""
+        if not ignore_errors and not self.failure:
+            self.failure = first_lines(result.result.get("msg"))
+
+    def v2_runner_on_unreachable(self, result: t.Any) -> None:
+        """Keep the message of a host that does not answer."""
+        self.v2_runner_on_failed(result)
+
+    def v2_playbook_on_stats(self, stats: t.Any) -> None:
+        """Print what is to be known now."""
+        failed = bool(stats.failures or stats.dark)
+        if failed:
+            self._display.display(f"Failed: {self.failure or 'see above'}", color="red")
+            return
+        summary: dict[str, t.Any] = (stats.custom.get("_run") or {}).get("serving_summary") or {}
+        if not summary:
+            return
+        width = max(len(label) for label in summary)
+        for label, text in summary.items():
+            self._display.display(f"{label:<{width}}  {text}")
+        if not any(stats.changed.values()):
+            self._display.display("Nothing was changed: all is as the inventory says.", color="green")
+
+
+def first_lines(message: t.Any, most: int = 4) -> str:
+    """Return the first *most* lines that are not empty."""
+    lines = [line.strip() for line in str(message or "").splitlines() if line.strip()]
+    return "\n".join(lines[:most])

@@ -1,0 +1,590 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# PRIVATE: of this collection only; it may change in any release.
+"""The serving plan: everything that is decided before anything is touched, in one dict.
+
+``make_plan`` takes the role's variables, the catalog and what is known of the GPUs, and returns a dict of plain values that templates
+and modules only read. It holds references to secrets (name and key of a Secret), never their values.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import typing as t
+
+from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _routers
+from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
+
+Plan = dict[str, t.Any]
+Gpus = t.Sequence[t.Mapping[str, t.Any]]
+
+FP8_IF_SUPPORTED = "fp8_if_supported"
+ENGINE_PORT = 8000
+DATA = "/data"
+MAX_LABEL = 63
+
+# What the image of an accelerator is, and the extended resource that its GPUs are asked by (None: no GPU).
+ENGINE_IMAGES = {"nvidia": "vllm/vllm-openai:v0.32.0", "cpu": "vllm/vllm-openai-cpu:v0.31.0", "amd": ""}
+GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "cpu": None}
+# MiB label that GPU feature discovery puts on a node. AMD's labeller writes text ("191G"), which no affinity can compare.
+GPU_MEMORY_LABELS = {"nvidia": "nvidia.com/gpu.memory"}
+
+# Kinds that a cluster may lack; objects of them are left out there, and the run says so.
+OPTIONAL_KINDS = ["monitoring.coreos.com/v1/ServiceMonitor", "policy/v1/PodDisruptionBudget"]
+
+# What every container of ours is denied.
+CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+# Rates for the startup budget, on the safe side: a 1 Gbit/s line at half its speed, a slow network disk, and what every start costs
+# (Python, CUDA, compilation, profile run).
+DOWNLOAD_MIB_PER_S = 50
+LOAD_MIB_PER_S = 200
+START_S = 300
+UNKNOWN_WEIGHTS_GIB = 100.0
+
+_QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_IMAGE_TAG = re.compile(r"[\w][\w.-]{0,127}")
+_IMAGE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any], gpus: t.Optional[Gpus] = None) -> Plan:
+    """Return the plan for *settings* (the role's variables by name), or raise ServingError for the first thing that cannot work.
+
+    *gpus*: the GPUs that the engine may land on, as gpu_memory_check returns them in ``eligible``; None when nobody looked.
+    """
+    settings = _checked(settings)
+    name = settings["vllm_model_name"]
+    row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name)
+    stack, namespace = settings["vllm_stack_name"], settings["vllm_namespace"]
+    names = _names(stack)
+    labels = {"app": "vllm-backend", "app.kubernetes.io/instance": stack}
+    budget_s = settings["vllm_startup_timeout"] or startup_budget_s(row)
+    gpu_count, tensor_parallel = _gpus_wanted(settings, name, row)
+    _check_capability(name, row, gpus)
+    prefetch = _prefetch(settings, name, row, names)
+    engine = _engine(settings, name, row, gpus, gpu_count, tensor_parallel, budget_s, prefetch)
+    router = _router(settings, namespace, labels, budget_s)
+    secrets = _secrets(settings, names)
+    return {
+        "stack": stack,
+        "namespace": namespace,
+        "platform": settings["vllm_platform"],
+        "accelerator": settings["vllm_accelerator"],
+        "names": names,
+        "owner": {"instance": stack, "component": "vllm"},
+        "labels": labels,
+        "label_selector": ",".join(f"{key}={value}" for key, value in labels.items()),
+        "model": {
+            "name": name,
+            "source": prefetch["model_path"] if prefetch else row["model"],
+            "license": row.get("license"),
+            "gated": row.get("gated", False),
+            "max_model_len": row.get("max_model_len"),
+            "max_num_seqs": row.get("max_num_seqs"),
+            "tool_call_parser": row.get("tool_call_parser"),
+            "reasoning_parser": row.get("reasoning_parser"),
+            "weights_gib": row.get("weights_gib"),
+        },
+        "engine": engine,
+        "router": router,
+        "prefetch": prefetch,
+        "pod_security": _pod_security(settings["vllm_run_as_user"]),
+        "container_security": CONTAINER_SECURITY,
+        "volume_permissions": _volume_permissions(engine) if engine["volume_permissions"] else None,
+        "storage": {
+            "claim": settings["vllm_storage_existing_claim"] or names["claim"],
+            "create": not settings["vllm_storage_existing_claim"],
+            "size": settings["vllm_storage_size"],
+            "class": settings["vllm_storage_class"],
+            "access_mode": settings["vllm_storage_access_mode"],
+        },
+        "secrets": secrets,
+        "monitoring": {"enabled": settings["vllm_service_monitor_enabled"], "labels": settings["vllm_service_monitor_labels"]},
+        "gpu_check": _gpu_check(settings, row, gpu_count),
+        "templates": _templates(settings, engine, router, prefetch),
+        "optional_kinds": OPTIONAL_KINDS,
+        "wait": {"timeout_s": budget_s + 120},
+        "endpoint": {
+            "url": f"http://{names['router']}.{namespace}:{_routers.PORT}/v1",
+            "session_url": f"http://{names['router']}.{namespace}:{router['session_port']}/v1",
+            "session_header": _routers.SESSION_HEADER,
+            "model": name,
+            "service": names["router"],
+            "port": _routers.PORT,
+            "api_key_secret": {"namespace": namespace, **secrets["api_key"]} if secrets["api_key"] else None,
+        },
+    }
+
+
+def startup_budget_s(row: _catalog.Row) -> int:
+    """Seconds that an engine may take from its start to its first answer, weights not yet on the volume.
+
+    Weights as shipped (GiB) over a slow line, then over a slow disk, and a fixed part; rounded up to whole minutes.
+    """
+    if row.get("source") == "smoke":
+        return START_S
+    mib = float(row.get("weights_gib") or UNKNOWN_WEIGHTS_GIB) * 1024
+    return math.ceil((START_S + mib / DOWNLOAD_MIB_PER_S + mib / LOAD_MIB_PER_S) / 60) * 60
+
+
+def memory_label_minimum_mib(min_gpu_memory_gb: float) -> int:
+    """Return the least ``nvidia.com/gpu.memory`` (MiB) of a card sold as *min_gpu_memory_gb* (decimal GB): 80 is 76294."""
+    return math.ceil(min_gpu_memory_gb * 1e9 / 2**20)
+
+
+def unknown_names(names: t.Iterable[str], known: t.Iterable[str]) -> None:
+    """Raise ServingError for the first of *names* that is not *known*: a variable of the inventory with a typing error."""
+    known = set(known)
+    for name in sorted(set(names) - known):
+        raise ServingError(f"{name}: no such variable{did_you_mean(name, known)}. The inventory sets it, nothing reads it.")
+
+
+# --- variables ---------------------------------------------------------------------------------------------------------------------
+
+
+def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return *settings* with numbers as numbers (``-e`` hands over text), or raise ServingError for what cannot be right."""
+    checked = dict(settings)
+    for key in ("vllm_replicas", "vllm_router_replicas", "vllm_shutdown_timeout", "vllm_run_as_user"):
+        checked[key] = _whole(key, settings[key], least=0 if key in ("vllm_shutdown_timeout", "vllm_run_as_user") else 1)
+    for key in ("vllm_gpu_count", "vllm_tensor_parallel_size", "vllm_startup_timeout"):
+        checked[key] = None if settings[key] in (None, "") else _whole(key, settings[key], least=1)
+    if settings["vllm_min_gpu_memory_gb"] not in (None, ""):
+        try:
+            checked["vllm_min_gpu_memory_gb"] = float(settings["vllm_min_gpu_memory_gb"])
+        except (TypeError, ValueError):
+            raise ServingError(
+                f'llm_min_gpu_memory_gb: "{settings["vllm_min_gpu_memory_gb"]}" is not a number. Give decimal GB, as cards are sold: 80'
+            ) from None
+    else:
+        checked["vllm_min_gpu_memory_gb"] = None
+    for key in ("vllm_stack_name", "vllm_namespace"):
+        if not _DNS_LABEL.fullmatch(str(settings[key])) or len(str(settings[key])) > 40:
+            raise ServingError(
+                f'{key}: "{settings[key]}" is no Kubernetes name: lower-case letters, digits and "-", at most 40 characters.'
+            )
+    _choice(settings, "vllm_accelerator", list(GPU_RESOURCES))
+    _choice(settings, "vllm_router_type", list(_routers.ROUTERS))
+    _choice(settings, "vllm_storage_access_mode", ["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"])
+    for key in ("vllm_storage_size", "vllm_shm_size", "vllm_cpu_request", "vllm_cpu_limit", "vllm_memory_request", "vllm_memory_limit"):
+        value = settings[key]
+        if value not in (None, "") and not _QUANTITY.fullmatch(str(value)):
+            raise ServingError(f'{key}: "{value}" is no Kubernetes quantity. Examples: 100Gi, 16, 500m')
+    wanted = settings["vllm_kv_cache_dtype"]
+    if wanted != FP8_IF_SUPPORTED and wanted not in _catalog.KV_CACHE_DTYPES:
+        known = {*_catalog.KV_CACHE_DTYPES, FP8_IF_SUPPORTED}
+        raise ServingError(f'vllm_kv_cache_dtype: vLLM 0.32 does not know "{wanted}"{did_you_mean(str(wanted), known)}. Usual: auto, fp8.')
+    return checked
+
+
+def _whole(key: str, value: t.Any, least: int) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        raise ServingError(f'{key}: "{value}" is not a whole number.') from None
+    if number < least:
+        raise ServingError(f"{key}: {number} is too small, the least is {least}.")
+    return number
+
+
+def _choice(settings: t.Mapping[str, t.Any], key: str, choices: t.Sequence[str]) -> None:
+    value = settings[key]
+    if value not in choices:
+        raise ServingError(f'{key}: "{value}" is not known{did_you_mean(str(value), choices)}. It may be {", ".join(choices)}.')
+
+
+def _image(key: str, image: str, why_empty: str) -> str:
+    """Return *image*, or raise ServingError when it is empty or may change under the user."""
+    if not image:
+        raise ServingError(f"{key} has to be set: {why_empty}.")
+    name, _at, digest = image.partition("@")
+    tag = name.rsplit("/", 1)[-1].partition(":")[2]
+    if digest:
+        if not _IMAGE_DIGEST.fullmatch(digest):
+            raise ServingError(f'{key}: "{image}": the part behind @ is no digest. It looks like sha256: and 64 hexadecimal digits.')
+    elif not tag or tag == "latest" or not _IMAGE_TAG.fullmatch(tag):
+        raise ServingError(
+            f'{key}: "{image}" may be another image tomorrow. Name a tag other than latest (name:v0.32.0), or a digest (name@sha256:...).'
+        )
+    return image
+
+
+# --- parts of the plan -------------------------------------------------------------------------------------------------------------
+
+
+def _names(stack: str) -> dict[str, str]:
+    """Names of the objects: as documented for the stack "chat", with the stack's name behind them for every other."""
+    suffix = "" if stack == "chat" else f"-{stack}"
+    return {
+        "engine": f"vllm-backend{suffix}",
+        "router": f"vllm-router{suffix}",
+        "claim": f"vllm-models{suffix}",
+        "secret": f"vllm-secrets{suffix}",
+        "prefetch": f"vllm-prefetch{suffix}",
+    }
+
+
+def _gpus_wanted(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row) -> tuple[int, int]:
+    """Return (GPUs of one replica, tensor parallel size)."""
+    count, size = settings["vllm_gpu_count"], settings["vllm_tensor_parallel_size"] or row.get("tensor_parallel_size")
+    if settings["vllm_accelerator"] == "cpu":
+        if count:
+            raise ServingError(f"vllm_gpu_count: {count} GPUs with vllm_accelerator: cpu. Remove one of the two.")
+        return 0, 1
+    count, size = count or size or 1, size or count or 1
+    if size > count:
+        raise ServingError(
+            f"vllm_tensor_parallel_size: {size} GPUs are asked of vllm_gpu_count: {count}. Set vllm_gpu_count: {size}, or "
+            f"vllm_tensor_parallel_size: {count}."
+        )
+    if count > size:
+        raise ServingError(
+            f"vllm_gpu_count: {count} GPUs, of which vllm_tensor_parallel_size: {size} uses {size}; the rest would idle. "
+            f"Set vllm_tensor_parallel_size: {count}, or vllm_replicas for more engines."
+        )
+    _catalog.check_tensor_parallel(name, row, size)
+    return count, size
+
+
+def _check_capability(name: str, row: _catalog.Row, gpus: t.Optional[Gpus]) -> None:
+    least = row.get("min_compute_capability")
+    for gpu in gpus or []:
+        found = gpu.get("compute_capability")
+        if least and found and _catalog.capability_tuple(found) < _catalog.capability_tuple(least):
+            raise ServingError(
+                f"{name} needs GPUs of compute capability {least}; {gpu['node']} has {gpu['product']} ({found}), where it cannot start. "
+                "Keep the engine off such nodes with vllm_node_selector, or serve another model."
+            )
+
+
+def _kv_cache_dtype(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row, gpus: t.Optional[Gpus]) -> str:
+    """Return what ``--kv-cache-dtype`` shall be.
+
+    A row's own key wins over the default. fp8 by default only where the model and *every* GPU that the engine may land on can.
+    """
+    wanted = settings["vllm_kv_cache_dtype"]
+    key = "vllm_kv_cache_dtype"
+    if wanted == FP8_IF_SUPPORTED and "kv_cache_dtype" in row:
+        wanted, key = row["kv_cache_dtype"], f"vllm_model_configs.{name}.kv_cache_dtype"
+    if wanted == FP8_IF_SUPPORTED:
+        able = settings["vllm_accelerator"] == "nvidia" and row.get("source") != "smoke" and bool(gpus)
+        return "fp8" if able and all(_catalog.supports_fp8_kv_cache(row, gpu.get("compute_capability")) for gpu in gpus or []) else "auto"
+    if wanted.startswith("fp8"):
+        for gpu in gpus or []:
+            found = gpu.get("compute_capability")
+            if found and not _catalog.supports_fp8_kv_cache(row, found):
+                kind = "attention sinks" if row.get("attention_sinks") else "MLA" if row.get("attention_mla") else "this attention"
+                raise ServingError(
+                    f"{key}: {wanted} cannot be had for {name} on {gpu['product']} (compute capability {found}): vLLM 0.32 has no fp8 KV "
+                    f"cache for {kind} there. Set auto, or keep the engine off {gpu['node']} with vllm_node_selector."
+                )
+    return str(wanted)
+
+
+def _engine_args(
+    settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row, kv_cache_dtype: str, tensor_parallel: int, model: str
+) -> list[str]:
+    """Return the words behind ``vllm serve``: flags of vLLM 0.32 only."""
+    args = [model, "--served-model-name", name, "--host", "0.0.0.0", "--port", str(ENGINE_PORT)]
+    for key, flag in (
+        ("revision", "--revision"),
+        ("dtype", "--dtype"),
+        ("max_model_len", "--max-model-len"),
+        ("max_num_seqs", "--max-num-seqs"),
+        ("max_num_batched_tokens", "--max-num-batched-tokens"),
+        ("gpu_memory_utilization", "--gpu-memory-utilization"),
+        ("kv_cache_memory_bytes", "--kv-cache-memory-bytes"),
+    ):
+        if key in row:
+            args += [flag, str(row[key])]
+    if kv_cache_dtype != "auto":
+        args += ["--kv-cache-dtype", kv_cache_dtype]
+    if tensor_parallel > 1:
+        args += ["--tensor-parallel-size", str(tensor_parallel)]
+    if row.get("tool_call_parser"):
+        args += ["--tool-call-parser", row["tool_call_parser"]]
+        if row.get("enable_auto_tool_choice", True):
+            args.append("--enable-auto-tool-choice")
+    if row.get("reasoning_parser"):
+        args += ["--reasoning-parser", row["reasoning_parser"]]
+    if row.get("chat_template"):
+        args += ["--chat-template", row["chat_template"]]
+    for key, flag in (("enforce_eager", "--enforce-eager"), ("trust_remote_code", "--trust-remote-code")):
+        if row.get(key):
+            args.append(flag)
+    args += ["--shutdown-timeout", str(settings["vllm_shutdown_timeout"])]
+    args += ["--disable-access-log-for-endpoints", "/health,/metrics"]
+    return args + [str(arg) for arg in row.get("extra_args", [])]
+
+
+def _engine_env(settings: t.Mapping[str, t.Any], row: _catalog.Row, budget_s: int, offline: bool) -> dict[str, str]:
+    """Return the plain environment; secrets are added by the template, by reference."""
+    env = {
+        "HOME": f"{DATA}/home",
+        "USER": "vllm",
+        "HF_HOME": f"{DATA}/huggingface",
+        "VLLM_CACHE_ROOT": f"{DATA}/vllm-cache",
+        "XDG_CACHE_HOME": f"{DATA}/cache",
+        "TORCHINDUCTOR_CACHE_DIR": f"{DATA}/cache/inductor",
+        "TRITON_CACHE_DIR": f"{DATA}/cache/triton",
+        "FLASHINFER_WORKSPACE_BASE": f"{DATA}/cache",
+        "PYTHONHASHSEED": "0",
+        "VLLM_ENGINE_READY_TIMEOUT_S": str(budget_s),
+        "VLLM_MAX_N_SEQUENCES": "64",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    if offline:
+        env["HF_HUB_OFFLINE"] = "1"
+    elif settings["vllm_hf_endpoint"]:
+        env["HF_ENDPOINT"] = settings["vllm_hf_endpoint"]
+    env.update({key: str(value) for key, value in row.get("env", {}).items()})
+    env.update({key: str(value) for key, value in settings["vllm_extra_env"].items()})
+    for key in ("VLLM_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        if key in env:
+            raise ServingError(f"{key} would stand in a plain manifest. Set vllm_api_key or hf_token instead: they go into a Secret.")
+    return env
+
+
+def _engine(
+    settings: t.Mapping[str, t.Any],
+    name: str,
+    row: _catalog.Row,
+    gpus: t.Optional[Gpus],
+    gpu_count: int,
+    tensor_parallel: int,
+    budget_s: int,
+    prefetch: t.Optional[dict[str, t.Any]],
+) -> dict[str, t.Any]:
+    accelerator, replicas = settings["vllm_accelerator"], settings["vllm_replicas"]
+    kv_cache_dtype = _kv_cache_dtype(settings, name, row, gpus)
+    model = prefetch["model_path"] if prefetch else row["model"]
+    resource = GPU_RESOURCES[accelerator]
+    image = _image(
+        "vllm_image", settings["vllm_image"] or ENGINE_IMAGES[accelerator], f"no image is known for vllm_accelerator: {accelerator}"
+    )
+    sizes = {
+        key: str(settings[f"vllm_{key}"] or row.get(key) or default)
+        for key, default in (("cpu_request", 8), ("cpu_limit", 16), ("memory_request", "16Gi"), ("memory_limit", "32Gi"))
+    }
+    requests = {"cpu": sizes["cpu_request"], "memory": sizes["memory_request"]}
+    limits = {"cpu": sizes["cpu_limit"], "memory": sizes["memory_limit"]}
+    if resource:
+        requests[resource] = limits[resource] = str(gpu_count)
+    drain_s = settings["vllm_shutdown_timeout"]
+    probe_period_s = 5
+    return {
+        "image": image,
+        "image_pull_policy": settings["vllm_image_pull_policy"],
+        "image_pull_secrets": [{"name": secret} for secret in settings["vllm_image_pull_secrets"]],
+        "command": ["vllm", "serve"],
+        "args": _engine_args(settings, name, row, kv_cache_dtype, tensor_parallel, model),
+        "env": _engine_env(settings, row, budget_s, offline=prefetch is not None or model.startswith("/")),
+        "port": ENGINE_PORT,
+        "replicas": replicas,
+        "gpu_count": gpu_count,
+        "gpu_resource": resource,
+        "kv_cache_dtype": kv_cache_dtype,
+        "resources": {"requests": requests, "limits": limits},
+        # Tensor parallel workers talk through it, and the engine's processes do, too; the runtime's own default is 64 MiB.
+        "shm_size": settings["vllm_shm_size"] or f"{2 * max(1, tensor_parallel)}Gi",
+        # A GPU cannot be held by two pods, so the old engine has to go first; on CPUs both may run.
+        "strategy": {"type": "Recreate"} if resource else {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "startup_budget_s": budget_s,
+        "probe_period_s": probe_period_s,
+        "startup_failure_threshold": math.ceil(budget_s / probe_period_s),
+        "pre_stop_s": 5,
+        "termination_grace_s": 5 + drain_s + 20,
+        "run_as_user": settings["vllm_run_as_user"],
+        "volume_permissions": settings["vllm_volume_permissions"],
+        "runtime_class": settings["vllm_runtime_class"],
+        "priority_class": settings["vllm_priority_class"],
+        "node_selector": settings["vllm_node_selector"],
+        "tolerations": _tolerations(settings),
+        "affinity": _affinity(settings, row),
+        "data_path": DATA,
+    }
+
+
+def _pod_security(user: int) -> dict[str, t.Any]:
+    """The pods' security context: never root, files of the volume for the same group, the runtime's own seccomp profile."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": user,
+        "runAsGroup": user,
+        "fsGroup": user,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
+def _volume_permissions(engine: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The init container that gives the volume to the engine's user, for volumes that do not honour fsGroup."""
+    return {
+        "name": "volume-permissions",
+        "image": engine["image"],
+        "imagePullPolicy": engine["image_pull_policy"],
+        "command": ["chown", f"{engine['run_as_user']}:{engine['run_as_user']}", DATA],
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsNonRoot": False,
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"], "add": ["CHOWN"]},
+        },
+        "volumeMounts": [{"name": "data", "mountPath": DATA}],
+    }
+
+
+def _tolerations(settings: t.Mapping[str, t.Any]) -> list[dict[str, t.Any]]:
+    """GPU nodes are often tainted with the resource's own name, so that nothing else lands there."""
+    resource = GPU_RESOURCES[settings["vllm_accelerator"]]
+    own = [{"key": resource, "operator": "Exists", "effect": effect} for effect in ("NoSchedule", "NoExecute")] if resource else []
+    return own + list(settings["vllm_tolerations"])
+
+
+def _min_gpu_memory_gb(settings: t.Mapping[str, t.Any], row: _catalog.Row) -> float:
+    """Decimal GB that each GPU has to have: the user's word, else the row's. 0: whatever there is."""
+    if settings["vllm_accelerator"] == "cpu":
+        return 0
+    asked = settings["vllm_min_gpu_memory_gb"]
+    return float(row.get("min_gpu_memory_gb", 0) if asked is None else asked)
+
+
+def _affinity(settings: t.Mapping[str, t.Any], row: _catalog.Row) -> dict[str, t.Any]:
+    affinity: dict[str, t.Any] = {}
+    label, gb = GPU_MEMORY_LABELS.get(settings["vllm_accelerator"]), _min_gpu_memory_gb(settings, row)
+    if label and gb:
+        enough = {"key": label, "operator": "Gt", "values": [str(memory_label_minimum_mib(gb) - 1)]}
+        affinity["nodeAffinity"] = {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [enough]}]}
+        }
+    if settings["vllm_replicas"] > 1 and settings["vllm_storage_access_mode"] != "ReadWriteMany":
+        # A volume of this access mode is mounted by one node at a time: the replicas have to share it.
+        same_node = {
+            "labelSelector": {"matchLabels": {"app": "vllm-backend", "app.kubernetes.io/instance": settings["vllm_stack_name"]}},
+            "topologyKey": "kubernetes.io/hostname",
+        }
+        affinity["podAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [same_node]}
+    return affinity
+
+
+def _prefetch_affinity(settings: t.Mapping[str, t.Any], row: _catalog.Row) -> dict[str, t.Any]:
+    """Nodes on which the engine may run, and rather the one where an engine holds the volume already."""
+    affinity = {key: value for key, value in _affinity(settings, row).items() if key == "nodeAffinity"}
+    beside_engine = {
+        "weight": 100,
+        "podAffinityTerm": {
+            "labelSelector": {"matchLabels": {"app": "vllm-backend", "app.kubernetes.io/instance": settings["vllm_stack_name"]}},
+            "topologyKey": "kubernetes.io/hostname",
+        },
+    }
+    affinity["podAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": [beside_engine]}
+    return affinity
+
+
+def _gpu_check(settings: t.Mapping[str, t.Any], row: _catalog.Row, gpu_count: int) -> dict[str, t.Any]:
+    one_node = settings["vllm_replicas"] > 1 and settings["vllm_storage_access_mode"] != "ReadWriteMany"
+    asked = settings["vllm_min_gpu_memory_gb"]
+    return {
+        "enabled": gpu_count > 0 and asked != 0,
+        "min_memory_gb": _min_gpu_memory_gb(settings, row),
+        "gpus_per_node": gpu_count * (settings["vllm_replicas"] if one_node else 1),
+        "replicas": 1 if one_node else settings["vllm_replicas"],
+        "accelerator": settings["vllm_accelerator"],
+    }
+
+
+def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[str, str], budget_s: int) -> dict[str, t.Any]:
+    kind = settings["vllm_router_type"]
+    default = _routers.PRODUCTION_STACK_IMAGE if kind == "production-stack" else ""
+    image = _image(
+        "vllm_router_image",
+        settings["vllm_router_image"] or default,
+        "vllm-router publishes no versioned image; build one from PyPI in two lines (docs/routers.md)",
+    )
+    fleet = _routers.Fleet(namespace, labels, ENGINE_PORT, settings["vllm_replicas"], budget_s)
+    router = _routers.ROUTERS[kind](image, fleet)
+    for key in ("cpu_request", "memory_request", "memory_limit"):
+        if settings[f"vllm_router_{key}"]:
+            router[key] = str(settings[f"vllm_router_{key}"])  # type: ignore[literal-required]
+    listeners = router.pop("listeners")  # type: ignore[misc]
+    ports = [_listener_ports(listener) for listener in listeners]
+    return {
+        **router,
+        "listeners": [{**listener, "ports": own} for listener, own in zip(listeners, ports)],
+        "service_ports": [
+            {"name": port["name"], "port": port["containerPort"], "targetPort": port["name"]} for own in ports for port in own
+        ],
+        "scrape": [{"port": own[-1]["name"], "path": "/metrics", "interval": "15s"} for own in ports],
+        "replicas": settings["vllm_router_replicas"],
+        "labels": {"app": "vllm-router", "app.kubernetes.io/instance": settings["vllm_stack_name"]},
+    }
+
+
+def _listener_ports(listener: _routers.Listener) -> list[dict[str, t.Any]]:
+    """Container ports of a listener; the last one is where its metrics are."""
+    ports: list[dict[str, t.Any]] = [{"name": listener["name"], "containerPort": listener["port"]}]
+    if listener["metrics_port"] != listener["port"]:
+        name = "metrics" if listener["name"] == "http" else f"metrics-{listener['name']}"
+        ports.append({"name": name[:15], "containerPort": listener["metrics_port"]})
+    return ports
+
+
+def _secrets(settings: t.Mapping[str, t.Any], names: t.Mapping[str, str]) -> dict[str, t.Any]:
+    """References to what is secret: each None, or name and key of a Secret in the namespace."""
+    api_key: t.Optional[dict[str, str]] = None
+    if settings["vllm_api_key_enabled"]:
+        api_key = _secret_reference("vllm_api_key_secret", settings["vllm_api_key_secret"]) or {
+            "name": names["secret"],
+            "key": "VLLM_API_KEY",
+        }
+    hf_token = _secret_reference("vllm_hf_token_secret", settings["vllm_hf_token_secret"]) or {"name": names["secret"], "key": "HF_TOKEN"}
+    return {"api_key": api_key, "hf_token": hf_token, "generate": bool(api_key) and not settings["vllm_api_key_secret"]}
+
+
+def _secret_reference(variable: str, given: t.Any) -> t.Optional[dict[str, str]]:
+    if not given:
+        return None
+    if not isinstance(given, t.Mapping) or set(given) != {"name", "key"}:
+        raise ServingError(f"{variable}: name and key of an existing Secret are expected: {{name: my-secret, key: VLLM_API_KEY}}")
+    return {"name": str(given["name"]), "key": str(given["key"])}
+
+
+def _prefetch(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row, names: t.Mapping[str, str]) -> t.Optional[dict[str, t.Any]]:
+    """What has to be on the volume before the engine starts; None when the engine fetches its weights itself."""
+    if row.get("source") != "smoke":
+        return None
+    digest = settings["vllm_smoke_model_digest"][:12]
+    path = f"{DATA}/models/{row['model']}-{digest}"
+    return {
+        "job": f"{names['prefetch']}-{row['model']}-{digest}"[:MAX_LABEL],
+        "model_path": path,
+        "command": ["python3", "/scripts/smoke_model.py", "--row", row["model"], "--out", path],
+        "script": "smoke_model.py",
+        "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
+        "affinity": _prefetch_affinity(settings, row),
+    }
+
+
+def _templates(
+    settings: t.Mapping[str, t.Any], engine: t.Mapping[str, t.Any], router: t.Mapping[str, t.Any], prefetch: t.Optional[t.Any]
+) -> dict[str, list[str]]:
+    """Names of the templates to render, in two sets: what the prefetch needs, and the rest."""
+    storage = ["namespace", "secret"]
+    if not settings["vllm_storage_existing_claim"]:
+        storage.append("persistentvolumeclaim")
+    if prefetch:
+        storage += ["prefetch-configmap", "prefetch-job"]
+    serving = ["engine-deployment", "engine-service", "router-serviceaccount", "router-role", "router-rolebinding"]
+    serving += ["router-deployment", "router-service"]
+    if settings["vllm_service_monitor_enabled"]:
+        serving += ["engine-servicemonitor", "router-servicemonitor"]
+    if engine["replicas"] > 1:
+        serving.append("engine-poddisruptionbudget")
+    if router["replicas"] > 1:
+        serving.append("router-poddisruptionbudget")
+    return {part: [f"kubernetes/{name}.yaml.j2" for name in names] for part, names in (("storage", storage), ("serving", serving))}

@@ -1,0 +1,159 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# PRIVATE: of this collection only; it may change in any release.
+"""Two routers behind one shape: how each is started, where it listens, what it needs."""
+
+from __future__ import annotations
+
+import typing as t
+
+# The header that carries a chat's id from Open WebUI to the router. The Rust router looks at this name first, the production stack's
+# router at whatever --session-key says.
+SESSION_HEADER = "X-Session-ID"
+
+
+class Listener(t.TypedDict):
+    """A port of the router, and the arguments of the process (a container) that listens there."""
+
+    name: str
+    port: int
+    metrics_port: int
+    args: list[str]
+
+
+class Router(t.TypedDict):
+    """What a template needs to know of a router."""
+
+    type: str
+    image: str
+    command: list[str]
+    listeners: list[Listener]
+    session_port: int
+    health_path: str
+    needs_api_key: bool
+    memory_request: str
+    memory_limit: str
+    cpu_request: str
+
+
+class Fleet(t.NamedTuple):
+    """The engines that a router shall find: pods of *namespace* with all *labels*, listening on *port*."""
+
+    namespace: str
+    labels: t.Mapping[str, str]
+    port: int
+    replicas: int
+    startup_budget_s: int
+
+
+# https://github.com/vllm-project/production-stack src/vllm_router/parsers/parser.py at v0.1.12; an unknown flag is fatal.
+PRODUCTION_STACK_IMAGE = "lmcache/lmstack-router:v0.1.12"
+PRODUCTION_STACK_FLAGS = frozenset(
+    """--backend-health-check-timeout-seconds --batch-processor --callbacks --decode-model-labels --dynamic-config-json
+    --dynamic-config-yaml --enable-batch-api --engine-stats-interval --external-providers-config --feature-gates --file-storage-class
+    --file-storage-path --host --k8s-label-selector --k8s-namespace --k8s-port --k8s-service-discovery-type --k8s-watcher-timeout-seconds
+    --kv-aware-threshold --lmcache-controller-heartbeat-port --lmcache-controller-port --lmcache-controller-reply-port
+    --lmcache-health-check-interval --lmcache-worker-timeout --log-format --log-level --log-stats --log-stats-interval
+    --max-instance-failover-reroute-attempts --otel-endpoint --otel-secure --otel-service-name --port --prefill-model-labels
+    --prefix-min-match-length --request-rewriter --request-stats-window --root-path --routing-logic --sentry-dsn
+    --sentry-profile-session-sample-rate --sentry-traces-sample-rate --service-discovery --session-key --static-aliases
+    --static-backend-health-check-interval --static-backend-health-check-timeout-seconds --static-backend-health-checks --static-backends
+    --static-model-labels --static-model-types --static-models --version""".split()
+)
+
+# `vllm-router --help` of version 0.1.17 from PyPI: those of its flags that a router for Kubernetes may want.
+VLLM_ROUTER_VERSION = "0.1.17"
+VLLM_ROUTER_FLAGS = frozenset(
+    """--balance-abs-threshold --balance-rel-threshold --cache-threshold --cb-failure-threshold --cb-success-threshold
+    --cb-timeout-duration-secs --cb-window-duration-secs --cors-allowed-origins --disable-circuit-breaker --disable-retries
+    --eviction-interval-secs --health-check-endpoint --health-check-interval-secs --health-check-timeout-secs --health-failure-threshold
+    --health-success-threshold --host --log-dir --log-level --max-concurrent-requests --max-payload-size --max-tree-size --policy --port
+    --prometheus-host --prometheus-port --queue-size --queue-timeout-secs --rate-limit-tokens-per-second --request-id-headers
+    --request-timeout-secs --retry-backoff-multiplier --retry-initial-backoff-ms --retry-jitter-factor --retry-max-backoff-ms
+    --retry-max-retries --selector --service-discovery --service-discovery-namespace --service-discovery-port
+    --worker-startup-check-interval --worker-startup-timeout-secs""".split()
+)
+
+PORT = 8000
+SESSION_PORT = 8001
+METRICS_PORT = 29000
+
+
+def production_stack(image: str, fleet: Fleet) -> Router:
+    """The production stack's Python router: a session sticks to an engine, a request without one goes where the rate is lowest."""
+    args = [
+        "--host", "0.0.0.0",
+        "--port", str(PORT),
+        "--service-discovery", "k8s",
+        "--k8s-service-discovery-type", "pod-ip",
+        "--k8s-namespace", fleet.namespace,
+        "--k8s-port", str(fleet.port),
+        "--k8s-label-selector", ",".join(f"{key}={value}" for key, value in fleet.labels.items()),
+        "--routing-logic", "session",
+        "--session-key", SESSION_HEADER.lower(),
+        "--engine-stats-interval", "15",
+        "--request-stats-window", "60",
+    ]  # fmt: skip
+    return {
+        "type": "production-stack",
+        "image": image,
+        "command": [],
+        "listeners": [{"name": "http", "port": PORT, "metrics_port": PORT, "args": args}],
+        "session_port": PORT,
+        "health_path": "/health",
+        "needs_api_key": True,
+        "cpu_request": "400m",
+        # The image brings a whole vLLM; with less than this it is killed at start (production-stack issue 782).
+        "memory_request": "1Gi",
+        "memory_limit": "4Gi",
+    }
+
+
+def vllm_router(image: str, fleet: Fleet) -> Router:
+    """The Rust router. Version 0.1.17 needs two listeners for what the other does with one.
+
+    Its consistent_hash keeps a session on an engine, but sends every chat completion without a session header to one and the same engine;
+    its power_of_two spreads, but knows no sessions. So with several engines there is a process of each kind: ``http`` for clients
+    without sessions, ``sessions`` for Open WebUI and others that send the header. With one engine there is one process.
+    """
+    spread = _vllm_router_args(fleet, "power_of_two", PORT, METRICS_PORT)
+    sticky = _vllm_router_args(fleet, "consistent_hash", SESSION_PORT, METRICS_PORT + 1)
+    listeners: list[Listener] = [{"name": "http", "port": PORT, "metrics_port": METRICS_PORT, "args": spread}]
+    if fleet.replicas > 1:
+        listeners.append({"name": "sessions", "port": SESSION_PORT, "metrics_port": METRICS_PORT + 1, "args": sticky})
+    return {
+        "type": "vllm-router",
+        "image": image,
+        "command": ["vllm-router"],
+        "listeners": listeners,
+        "session_port": listeners[-1]["port"],
+        "health_path": "/liveness",
+        "needs_api_key": False,
+        "cpu_request": "100m",
+        "memory_request": "128Mi",
+        "memory_limit": "1Gi",
+    }
+
+
+def _vllm_router_args(fleet: Fleet, policy: str, port: int, metrics_port: int) -> list[str]:
+    return [
+        "--host", "0.0.0.0",
+        "--port", str(port),
+        "--policy", policy,
+        "--service-discovery",
+        "--selector", *(f"{key}={value}" for key, value in fleet.labels.items()),
+        "--service-discovery-namespace", fleet.namespace,
+        "--service-discovery-port", str(fleet.port),
+        "--worker-startup-timeout-secs", str(fleet.startup_budget_s),
+        "--worker-startup-check-interval", "2",
+        "--health-check-interval-secs", "5",
+        "--prometheus-host", "0.0.0.0",
+        "--prometheus-port", str(metrics_port),
+        # its INFO lines carry prompts
+        "--log-level", "warning",
+    ]  # fmt: skip
+
+
+ROUTERS: dict[str, t.Callable[[str, Fleet], Router]] = {"production-stack": production_stack, "vllm-router": vllm_router}

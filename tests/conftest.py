@@ -1,0 +1,11 @@
+"""Make ansible_collections.llmops.serving importable from this checkout, as ansible itself does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ansible.plugins.loader import init_plugin_loader
+
+ROOT = Path(__file__).resolve().parent.parent
+
+init_plugin_loader([str(ROOT / ".venv" / "collections")])

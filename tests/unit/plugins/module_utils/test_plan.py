@@ -1,0 +1,310 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.llmops.serving.plugins.module_utils import _plan, _routers
+from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+
+ROLE = Path(__file__).parents[4] / "roles/vllm"
+CATALOG = yaml.safe_load((ROLE / "vars/models.yml").read_text())["vllm_models"]
+OPTIONS = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
+DEFAULTS = {name: spec.get("default") for name, spec in OPTIONS.items()} | {"vllm_smoke_model_digest": "0123456789abcdef"}
+
+A100 = {"node": "gpu-a", "product": "NVIDIA-A100-SXM4-80GB", "compute_capability": "8.0"}
+H100 = {"node": "gpu-h", "product": "NVIDIA-H100-80GB-HBM3", "compute_capability": "9.0"}
+T4 = {"node": "gpu-t", "product": "Tesla-T4", "compute_capability": "7.5"}
+UNKNOWN = {"node": "gpu-x", "product": "NVIDIA-X", "compute_capability": None}
+
+
+def plan(gpus=None, **changes):
+    settings = {**DEFAULTS, **{f"vllm_{key}": value for key, value in changes.items()}}
+    assert set(settings) == set(DEFAULTS), "a test sets a variable that does not exist"
+    return _plan.make_plan(settings, CATALOG, gpus)
+
+
+def value_of(args, flag):
+    return args[args.index(flag) + 1]
+
+
+def test_the_names_that_users_know():
+    made = plan()
+    assert made["namespace"] == "chatbot"
+    assert made["names"] == {
+        "engine": "vllm-backend",
+        "router": "vllm-router",
+        "claim": "vllm-models",
+        "secret": "vllm-secrets",
+        "prefetch": "vllm-prefetch",
+    }
+    assert made["labels"]["app"] == "vllm-backend"
+    assert made["endpoint"]["url"] == "http://vllm-router.chatbot:8000/v1"
+
+
+def test_a_second_stack_has_names_and_engines_of_its_own():
+    one, two = plan(), plan(stack_name="lab")
+    assert set(one["names"].values()).isdisjoint(two["names"].values())
+    assert two["labels"] == {"app": "vllm-backend", "app.kubernetes.io/instance": "lab"}
+    assert one["label_selector"] != two["label_selector"]
+    selector = value_of(two["router"]["listeners"][0]["args"], "--k8s-label-selector")
+    assert selector == "app=vllm-backend,app.kubernetes.io/instance=lab"
+
+
+def test_the_engine_of_gpt_oss_starts_on_80_gb():
+    args = plan()["engine"]["args"]
+    assert args[0] == "openai/gpt-oss-120b"
+    assert value_of(args, "--served-model-name") == "gpt-oss-120b"
+    assert value_of(args, "--gpu-memory-utilization") == "0.95"
+    assert value_of(args, "--max-model-len") == "131072"
+    assert value_of(args, "--tool-call-parser") == "openai"
+    assert "--enable-auto-tool-choice" in args
+    assert int(value_of(args, "--shutdown-timeout")) > 0
+
+
+def test_the_plan_is_plain_data():
+    assert json.loads(json.dumps(plan([A100]))) == plan([A100])
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "expected"),
+    [
+        ("gpt-oss-120b", [A100], "auto"),
+        ("gpt-oss-120b", [H100], "fp8"),
+        ("gpt-oss-120b", [A100, H100], "auto"),
+        ("qwen-qwq-32b", [A100], "fp8"),
+        ("qwen-qwq-32b", [UNKNOWN], "auto"),
+        ("qwen-qwq-32b", [], "auto"),
+        ("qwen-qwq-32b", None, "auto"),
+        ("smoke", [H100], "auto"),
+    ],
+)
+def test_fp8_where_model_and_every_gpu_allow_it(model, gpus, expected):
+    made = plan(gpus, model_name=model)
+    assert made["engine"]["kv_cache_dtype"] == expected
+    assert ("--kv-cache-dtype" in made["engine"]["args"]) is (expected != "auto")
+
+
+def test_auto_turns_fp8_off():
+    assert "--kv-cache-dtype" not in plan([H100], kv_cache_dtype="auto")["engine"]["args"]
+
+
+def test_a_row_decides_for_itself():
+    made = plan([H100], model_configs={"gpt-oss-120b": {"kv_cache_dtype": "auto"}})
+    assert made["engine"]["kv_cache_dtype"] == "auto"
+
+
+def test_fp8_is_refused_where_it_cannot_start():
+    with pytest.raises(ServingError, match=r"fp8 cannot be had for gpt-oss-120b on NVIDIA-A100.*attention sinks.*Set auto"):
+        plan([H100, A100], kv_cache_dtype="fp8")
+    with pytest.raises(ServingError, match=r"vllm_model_configs\.gpt-oss-120b\.kv_cache_dtype: fp8"):
+        plan([A100], model_configs={"gpt-oss-120b": {"kv_cache_dtype": "fp8"}})
+    assert plan([H100], kv_cache_dtype="fp8")["engine"]["kv_cache_dtype"] == "fp8"
+
+
+def test_a_gpu_that_is_too_old_is_refused():
+    with pytest.raises(ServingError, match=r"compute capability 8\.0; gpu-t has Tesla-T4 \(7\.5\)"):
+        plan([T4, A100])
+
+
+@pytest.mark.parametrize(
+    ("count", "size", "expected"), [(None, None, (1, "1")), (2, None, (2, "2")), (None, 2, (2, "2")), (2, 2, (2, "2")), ("4", "4", (4, "4"))]
+)
+def test_gpus_and_tensor_parallel(count, size, expected):
+    engine = plan(gpu_count=count, tensor_parallel_size=size)["engine"]
+    assert (engine["gpu_count"], engine["resources"]["limits"]["nvidia.com/gpu"]) == expected
+    parallel = value_of(engine["args"], "--tensor-parallel-size") if "--tensor-parallel-size" in engine["args"] else "1"
+    assert parallel == expected[1]
+
+
+def test_dev_shm_is_always_sized_and_grows_with_the_gpus():
+    assert plan()["engine"]["shm_size"] == "2Gi"
+    assert plan(gpu_count=4)["engine"]["shm_size"] == "8Gi"
+    assert plan(shm_size="1Gi")["engine"]["shm_size"] == "1Gi"
+
+
+REFUSED = {
+    "more parallel than GPUs": ({"gpu_count": 2, "tensor_parallel_size": 4}, "4 GPUs are asked of vllm_gpu_count: 2"),
+    "GPUs that would idle": ({"gpu_count": 4, "tensor_parallel_size": 2}, "the rest would idle"),
+    "heads not divided": ({"gpu_count": 3}, "does not divide the 64 attention heads"),
+    "GPUs without GPUs": ({"accelerator": "cpu", "gpu_count": 1}, "Remove one of the two"),
+    "no number": ({"replicas": "two"}, 'vllm_replicas: "two" is not a whole number'),
+    "too few": ({"replicas": 0}, "the least is 1"),
+    "latest": ({"image": "vllm/vllm-openai:latest"}, "may be another image tomorrow"),
+    "no tag": ({"image": "registry.example:5000/vllm"}, "may be another image tomorrow"),
+    "no digest": ({"image": "vllm@sha256:123"}, "is no digest"),
+    "no image for AMD": ({"accelerator": "amd"}, "vllm_image has to be set"),
+    "no image of the Rust router": ({"router_type": "vllm-router"}, "vllm_router_image has to be set"),
+    "router": ({"router_type": "vllm_router"}, '(did you mean "vllm-router"?)'),
+    "accelerator": ({"accelerator": "nvida"}, '(did you mean "nvidia"?)'),
+    "memory": ({"min_gpu_memory_gb": "80Gi"}, 'llm_min_gpu_memory_gb: "80Gi" is not a number'),
+    "quantity": ({"storage_size": "100 GB"}, "no Kubernetes quantity"),
+    "namespace": ({"namespace": "Chat_Bot"}, "no Kubernetes name"),
+    "KV cache type": ({"kv_cache_dtype": "fp16"}, 'vLLM 0.32 does not know "fp16"'),
+    "secret in the environment": ({"extra_env": {"HF_TOKEN": "hf_x"}}, "They go into a Secret"),
+    "secret reference": ({"api_key_secret": {"name": "x"}}, "name and key of an existing Secret"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_refused(changes, message):
+    with pytest.raises(ServingError) as refusal:
+        plan(**changes)
+    assert message.lower() in str(refusal.value).lower()
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("image", ["vllm/vllm-openai:v0.32.0", "registry.example:5000/v@sha256:" + "a" * 64, "r.example/v:t@sha256:" + "0" * 64])
+def test_images_by_tag_or_digest(image):
+    assert plan(image=image)["engine"]["image"] == image
+
+
+def test_the_startup_budget_grows_with_the_weights():
+    sizes = [0.01, 6, 61, 131]
+    budgets = [_plan.startup_budget_s({"weights_gib": gib}) for gib in sizes]
+    assert budgets == sorted(budgets)
+    # 61 GiB over 50 MiB/s alone take 1249 s
+    assert budgets[2] > 1249 + _plan.START_S
+    assert _plan.startup_budget_s({}) >= _plan.startup_budget_s({"weights_gib": 99})
+
+
+def test_probes_cover_the_whole_budget_and_the_engine_knows_it():
+    engine = plan()["engine"]
+    assert engine["startup_failure_threshold"] * engine["probe_period_s"] >= engine["startup_budget_s"]
+    assert engine["env"]["VLLM_ENGINE_READY_TIMEOUT_S"] == str(engine["startup_budget_s"])
+    assert plan()["wait"]["timeout_s"] > engine["startup_budget_s"]
+
+
+def test_the_grace_period_is_longer_than_the_drain():
+    engine = plan(shutdown_timeout=90)["engine"]
+    assert engine["termination_grace_s"] > engine["pre_stop_s"] + 90
+    assert value_of(engine["args"], "--shutdown-timeout") == "90"
+
+
+@pytest.mark.parametrize(("gb", "mib"), [(80, 76294), (24, 22889), (16, 15259)])
+def test_decimal_gb_against_mib_labels(gb, mib):
+    assert _plan.memory_label_minimum_mib(gb) == mib
+
+
+@pytest.mark.parametrize(("sold_gb", "label_mib"), [(80, 81920), (80, 81559), (141, 143771), (48, 46068), (24, 23034), (16, 15360)])
+def test_cards_pass_their_own_size_in_the_node_affinity(sold_gb, label_mib):
+    term = plan(min_gpu_memory_gb=sold_gb)["engine"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    expression = term["nodeSelectorTerms"][0]["matchExpressions"][0]
+    assert expression["operator"] == "Gt"
+    assert label_mib > int(expression["values"][0])
+
+
+def test_a_40_gb_card_does_not_pass_for_80():
+    term = plan()["engine"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert int(term["nodeSelectorTerms"][0]["matchExpressions"][0]["values"][0]) >= 40960
+
+
+def test_zero_turns_check_and_affinity_off():
+    made = plan(min_gpu_memory_gb=0)
+    assert not made["gpu_check"]["enabled"]
+    assert made["engine"]["affinity"] == {}
+
+
+def test_without_a_word_the_row_decides_the_minimum():
+    assert plan()["gpu_check"] == {"enabled": True, "min_memory_gb": 80, "gpus_per_node": 1, "replicas": 1, "accelerator": "nvidia"}
+    assert plan(model_name="smoke")["gpu_check"]["min_memory_gb"] == 0
+
+
+def test_tensor_parallel_needs_its_gpus_on_one_node():
+    assert plan(gpu_count=4)["gpu_check"]["gpus_per_node"] == 4
+
+
+def test_replicas_share_a_node_when_only_one_can_mount_the_volume():
+    made = plan(replicas=2)
+    assert made["engine"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert (made["gpu_check"]["gpus_per_node"], made["gpu_check"]["replicas"]) == (2, 1)
+    spread = plan(replicas=2, storage_access_mode="ReadWriteMany")
+    assert "podAffinity" not in spread["engine"]["affinity"]
+    assert (spread["gpu_check"]["gpus_per_node"], spread["gpu_check"]["replicas"]) == (1, 2)
+
+
+def test_a_gpu_is_freed_first_and_a_cpu_need_not_be():
+    assert plan()["engine"]["strategy"] == {"type": "Recreate"}
+    assert plan(accelerator="cpu")["engine"]["strategy"]["type"] == "RollingUpdate"
+
+
+def test_cpu_asks_for_no_gpu_and_no_check():
+    made = plan(accelerator="cpu")
+    assert not any("gpu" in key for key in made["engine"]["resources"]["limits"])
+    assert not made["gpu_check"]["enabled"]
+    assert made["engine"]["tolerations"] == []
+
+
+def test_sizes_are_the_users_then_the_rows_then_ours():
+    assert plan()["engine"]["resources"]["requests"]["cpu"] == "8"
+    assert plan(model_name="smoke")["engine"]["resources"]["requests"]["cpu"] == "500m"
+    assert plan(model_name="smoke", cpu_request="2")["engine"]["resources"]["requests"]["cpu"] == "2"
+
+
+def test_secrets_are_references():
+    made = plan()
+    assert made["secrets"]["api_key"] == {"name": "vllm-secrets", "key": "VLLM_API_KEY"}
+    assert made["endpoint"]["api_key_secret"] == {"namespace": "chatbot", "name": "vllm-secrets", "key": "VLLM_API_KEY"}
+    given = plan(api_key_secret={"name": "mine", "key": "k"})
+    assert given["secrets"]["api_key"] == {"name": "mine", "key": "k"}
+    assert not given["secrets"]["generate"]
+    off = plan(api_key_enabled=False)
+    assert off["secrets"]["api_key"] is None
+    assert off["endpoint"]["api_key_secret"] is None
+
+
+def test_smoke_models_are_trained_onto_the_volume_and_never_look_at_the_hub():
+    made = plan(model_name="smoke")
+    assert made["prefetch"]["model_path"] == made["engine"]["args"][0] == "/data/models/smoke-0123456789ab"
+    assert made["engine"]["env"]["HF_HUB_OFFLINE"] == "1"
+    other = plan(model_name="smoke", smoke_model_digest="f" * 64)
+    assert other["prefetch"]["job"] != made["prefetch"]["job"]
+
+
+def test_weights_and_caches_are_on_the_volume():
+    env = plan()["engine"]["env"]
+    assert all(env[key].startswith("/data/") for key in ("HOME", "HF_HOME", "VLLM_CACHE_ROOT"))
+    assert "HF_HUB_OFFLINE" not in env
+    assert env["PYTHONHASHSEED"] == "0"
+
+
+def test_what_a_cluster_may_lack_and_what_few_replicas_do_not_need():
+    one, two = plan()["templates"]["serving"], plan(replicas=2, router_replicas=2)["templates"]["serving"]
+    assert not any("poddisruptionbudget" in name for name in one)
+    assert sum("poddisruptionbudget" in name for name in two) == 2
+    assert not any("servicemonitor" in name for name in plan(service_monitor_enabled=False)["templates"]["serving"])
+
+
+@pytest.mark.parametrize(
+    ("router_type", "flags"), [("production-stack", _routers.PRODUCTION_STACK_FLAGS), ("vllm-router", _routers.VLLM_ROUTER_FLAGS)]
+)
+def test_each_router_gets_only_flags_that_its_version_knows(router_type, flags):
+    listeners = plan(router_type=router_type, router_image="r:1", replicas=2)["router"]["listeners"]
+    used = {word for listener in listeners for word in listener["args"] if word.startswith("--")}
+    assert used
+    assert used <= flags
+
+
+def test_sessions_with_the_production_stack():
+    router = plan()["router"]
+    args = router["listeners"][0]["args"]
+    assert value_of(args, "--routing-logic") == "session"
+    assert value_of(args, "--session-key") == "x-session-id"
+    assert router["session_port"] == 8000
+
+
+def test_sessions_and_spreading_with_the_rust_router_need_two_processes():
+    router = plan(router_type="vllm-router", router_image="r:1", replicas=2)["router"]
+    policies = {listener["port"]: value_of(listener["args"], "--policy") for listener in router["listeners"]}
+    assert policies == {8000: "power_of_two", 8001: "consistent_hash"}
+    assert router["session_port"] == 8001
+    ports = [port["port"] for port in router["service_ports"]]
+    assert len(ports) == len(set(ports))
+    assert len(plan(router_type="vllm-router", router_image="r:1")["router"]["listeners"]) == 1
+
+
+def test_unknown_names():
+    _plan.unknown_names(["vllm_replicas"], ["vllm_replicas"])
+    with pytest.raises(ServingError, match=r'vllm_replica: no such variable \(did you mean "vllm_replicas"\?\)'):
+        _plan.unknown_names(["vllm_replica"], ["vllm_replicas", "vllm_image"])
