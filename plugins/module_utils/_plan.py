@@ -508,10 +508,11 @@ def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[s
     )
     fleet = _routers.Fleet(namespace, labels, ENGINE_PORT, settings["vllm_replicas"], budget_s)
     router = _routers.ROUTERS[kind](image, fleet)
-    for key in ("cpu_request", "memory_request", "memory_limit"):
+    sizes: tuple[t.Literal["cpu_request", "memory_request", "memory_limit"], ...] = ("cpu_request", "memory_request", "memory_limit")
+    for key in sizes:
         if settings[f"vllm_router_{key}"]:
-            router[key] = str(settings[f"vllm_router_{key}"])  # type: ignore[literal-required]
-    listeners = router.pop("listeners")  # type: ignore[misc]
+            router[key] = str(settings[f"vllm_router_{key}"])
+    listeners = router["listeners"]
     ports = [_listener_ports(listener) for listener in listeners]
     return {
         **router,

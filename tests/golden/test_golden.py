@@ -1,0 +1,95 @@
+"""The manifests of every case are exactly those in expected/, and valid for the oldest and the newest Kubernetes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import kubernetes_validate
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+EXPECTED = HERE / "expected"
+CASES = sorted(yaml.safe_load((HERE / "inventory.yaml").read_text())["all"]["hosts"])
+NEWEST = kubernetes_validate.latest_version()
+
+
+SCRIPT = (ROOT / "roles/vllm/files/smoke_model.py").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden")
+    environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
+    command = [Path(sys.executable).parent / "ansible-playbook", "-i", HERE / "inventory.yaml", HERE / "render.yml", "-e", f"output={folder}"]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+    for path in folder.glob("*.yaml"):
+        manifests = [without_script(manifest) for manifest in yaml.safe_load_all(path.read_text())]
+        text = yaml.safe_dump_all(manifests, sort_keys=False, width=140)
+        path.write_text(text.replace(hashlib.sha256(SCRIPT).hexdigest()[:12], "DIGEST"))
+        if os.environ.get("GOLDEN_WRITE"):
+            shutil.copy(path, EXPECTED)
+    return folder
+
+
+def without_script(manifest):
+    """The script of the smoke models has tests of its own, and must not make every golden file change with it."""
+    if manifest["kind"] == "ConfigMap":
+        assert manifest["data"] == {"smoke_model.py": SCRIPT.decode()}
+        manifest["data"] = {"smoke_model.py": "(the script)"}
+    return manifest
+
+
+def documents(path):
+    """Manifests by kind and name."""
+    return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in yaml.safe_load_all(path.read_text())}
+
+
+def test_every_expected_file_belongs_to_a_case():
+    assert sorted(path.stem for path in EXPECTED.glob("*.yaml")) == CASES
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_manifests_are_the_expected_ones(rendered, case):
+    actual, expected = documents(rendered / f"{case}.yaml"), documents(EXPECTED / f"{case}.yaml")
+    assert sorted(actual) == sorted(expected)
+    for name in expected:
+        assert actual[name] == expected[name], f"{name}: if this change is meant, run `make golden` and look at the diff"
+
+
+@pytest.mark.parametrize("version", ["1.27", NEWEST])
+@pytest.mark.parametrize("case", CASES)
+def test_manifests_are_valid_kubernetes(rendered, case, version):
+    kinds = set()
+    for name, manifest in documents(rendered / f"{case}.yaml").items():
+        if manifest["apiVersion"].startswith("monitoring.coreos.com/"):
+            continue  # a custom resource: no schema of Kubernetes' own
+        kubernetes_validate.validate(manifest, version, strict=True)
+        kinds.add(name.split("/")[0])
+    assert {"Deployment", "Service", "Secret", "Role"} <= kinds
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_manifest_holds_a_secret_or_runs_as_root(rendered, case):
+    for name, manifest in documents(rendered / f"{case}.yaml").items():
+        assert not {"data", "stringData"} & set(manifest) or manifest["kind"] == "ConfigMap", name
+        pod = manifest["spec"]["template"]["spec"] if manifest["kind"] in ("Deployment", "Job") else None
+        if pod is None:
+            continue
+        assert pod["securityContext"]["runAsNonRoot"] is True, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert pod["enableServiceLinks"] is False, name
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False, name
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}, name
+            assert not container["image"].endswith(":latest"), name
+            for variable in container.get("env", []):
+                if variable["name"].endswith(("API_KEY", "API_KEYS", "_TOKEN", "PASSWORD", "SECRET_KEY")):
+                    assert "value" not in variable, f"{name}: {variable['name']}"
