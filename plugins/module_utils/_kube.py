@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import select
 import socket
 import socketserver
@@ -26,7 +27,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._errors import Serv
 try:
     from kubernetes import client as k8s_client
     from kubernetes import config as k8s_config
-    from kubernetes.stream import portforward
+    from kubernetes.stream import ws_client
     from urllib3.exceptions import HTTPError
 except ImportError:
     HAS_KUBERNETES = False
@@ -63,7 +64,7 @@ class Kube:
 
     def __init__(self, api: t.Any) -> None:
         self.api = api
-        self.sent: t.List[str] = []
+        self.sent: list[str] = []
 
     @classmethod
     def connect(cls, kubeconfig: t.Optional[str] = None, context: t.Optional[str] = None) -> Kube:
@@ -208,13 +209,26 @@ class Kube:
 
     @contextlib.contextmanager
     def port_forward(self, namespace: str, pod: str, port: int) -> t.Iterator[str]:
-        """Give a URL on the loopback interface behind which *port* of *pod* answers, as long as the block runs."""
-        core = k8s_client.CoreV1Api(self.api)
-        bridge = _Bridge(lambda: portforward(core.connect_get_namespaced_pod_portforward, pod, namespace, ports=str(port)), port)
+        """Give a URL on the loopback interface behind which *port* of *pod* answers, as long as the block runs.
+
+        A block that fails after the API server has refused the forward raises KubeError with the server's words.
+        """
+        path = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward"
+
+        def connect() -> t.Any:
+            ports = [("ports", str(port))]
+            call = self.api.param_serialize("GET", path, query_params=ports, header_params={}, auth_settings=["BearerToken"])
+            return ws_client.portforward_call(self.api.configuration, "GET", call[1], headers=call[2])
+
+        bridge = _Bridge(connect, port)
         thread = threading.Thread(target=bridge.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         thread.start()
         try:
             yield f"http://127.0.0.1:{bridge.server_address[1]}"
+        except Exception as exc:
+            if bridge.refusal:
+                raise _handshake_refusal(bridge.refusal, f"a port-forward to {namespace}/{pod}") from exc
+            raise
         finally:
             bridge.shutdown()
             bridge.server_close()
@@ -230,6 +244,7 @@ class _Bridge(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), _BridgeHandler)
         self.connect = connect
         self.port = port
+        self.refusal = ""
 
     def handle_error(self, request: t.Any, client_address: t.Any) -> None:
         """Say nothing: the client of the bridge sees its connection closed, and judges that."""
@@ -238,7 +253,11 @@ class _Bridge(socketserver.ThreadingTCPServer):
 class _BridgeHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         bridge = t.cast(_Bridge, self.server)
-        forward = bridge.connect()
+        try:
+            forward = bridge.connect()
+        except k8s_client.ApiException as exc:
+            bridge.refusal = str(exc.reason)
+            raise
         far: socket.socket = forward.socket(bridge.port)
         peers = {self.request: far, far: self.request}
         try:
@@ -287,6 +306,13 @@ def _refusal(status: int, document: Object, asked: str) -> KubeError:
     elif status not in (404, 409, 422):
         words = f"The Kubernetes API answered {status} to {asked}: {words}"
     return KubeError(words + ".", status=status, reason=reason)
+
+
+def _handshake_refusal(reason: str, asked: str) -> KubeError:
+    """Turn what the websocket client says of a refused handshake ("Handshake status 403 Forbidden ... {Status}") into a KubeError."""
+    status = re.search(r"status (\d{3})", reason)
+    body = re.search(r'\{"kind":"Status".*\}', reason)
+    return _refusal(int(status.group(1)) if status else 0, _decode(body.group(0).encode()) if body else {"message": reason[:200]}, asked)
 
 
 def _root_cause(exc: BaseException) -> str:

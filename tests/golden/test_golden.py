@@ -27,12 +27,14 @@ SCRIPT = (ROOT / "roles/vllm/files/smoke_model.py").read_bytes()
 def rendered(tmp_path_factory):
     folder = tmp_path_factory.mktemp("golden")
     environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
-    command = [Path(sys.executable).parent / "ansible-playbook", "-i", HERE / "inventory.yaml", HERE / "render.yml", "-e", f"output={folder}"]
+    playbook = Path(sys.executable).parent / "ansible-playbook"
+    command = [playbook, "-i", HERE / "inventory.yaml", HERE / "render.yml", "-e", f"output={folder}"]
     run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     for path in folder.glob("*.yaml"):
-        manifests = [without_script(manifest) for manifest in yaml.safe_load_all(path.read_text())]
-        text = yaml.safe_dump_all(manifests, sort_keys=False, width=140)
+        manifests = yaml.safe_load(path.read_text())
+        manifests["items"] = [without_script(manifest) for manifest in manifests["items"]]
+        text = yaml.safe_dump(manifests, sort_keys=False, width=140, explicit_start=True)
         path.write_text(text.replace(hashlib.sha256(SCRIPT).hexdigest()[:12], "DIGEST"))
         if os.environ.get("GOLDEN_WRITE"):
             shutil.copy(path, EXPECTED)
@@ -49,7 +51,7 @@ def without_script(manifest):
 
 def documents(path):
     """Manifests by kind and name."""
-    return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in yaml.safe_load_all(path.read_text())}
+    return {f"{manifest['kind']}/{manifest['metadata']['name']}": manifest for manifest in yaml.safe_load(path.read_text())["items"]}
 
 
 def test_every_expected_file_belongs_to_a_case():

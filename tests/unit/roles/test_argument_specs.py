@@ -45,7 +45,8 @@ def test_defaults_have_the_types_of_the_specs(role, monkeypatch):
     assert all("type" in option and "description" in option for option in options.values())
     values = {name: value(raw, monkeypatch) for name, raw in load(role, "defaults/main.yml").items()}
     given = {name: found for name, found in values.items() if found is not None}
-    result = ArgumentSpecValidator({name: {k: v for k, v in o.items() if k != "description"} for name, o in options.items()}).validate(given)
+    bare = {name: {key: word for key, word in option.items() if key != "description"} for name, option in options.items()}
+    result = ArgumentSpecValidator(bare).validate(given)
     assert result.error_messages == []
     converted = {name: found for name, found in result.validated_parameters.items() if name in given and options[name]["type"] != "path"}
     assert converted == {name: found for name, found in given.items() if options[name]["type"] != "path"}

@@ -109,7 +109,8 @@ def test_a_gpu_that_is_too_old_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("count", "size", "expected"), [(None, None, (1, "1")), (2, None, (2, "2")), (None, 2, (2, "2")), (2, 2, (2, "2")), ("4", "4", (4, "4"))]
+    ("count", "size", "expected"),
+    [(None, None, (1, "1")), (2, None, (2, "2")), (None, 2, (2, "2")), (2, 2, (2, "2")), ("4", "4", (4, "4"))],
 )
 def test_gpus_and_tensor_parallel(count, size, expected):
     engine = plan(gpu_count=count, tensor_parallel_size=size)["engine"]
@@ -155,7 +156,9 @@ def test_refused(changes, message):
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("image", ["vllm/vllm-openai:v0.32.0", "registry.example:5000/v@sha256:" + "a" * 64, "r.example/v:t@sha256:" + "0" * 64])
+@pytest.mark.parametrize(
+    "image", ["vllm/vllm-openai:v0.32.0", f"registry.example:5000/v@sha256:{64 * 'a'}", f"r.example/v:t@sha256:{64 * '0'}"]
+)
 def test_images_by_tag_or_digest(image):
     assert plan(image=image)["engine"]["image"] == image
 

@@ -38,7 +38,15 @@ class Module:
             "replicas": 1,
             "accelerator": "nvidia",
         }
-        self.params = {**defaults, "tolerations": [], "replaced_pods": None, "node_selector": {}, "kubeconfig": None, "context": None, **params}
+        self.params = {
+            **defaults,
+            "tolerations": [],
+            "replaced_pods": None,
+            "node_selector": {},
+            "kubeconfig": None,
+            "context": None,
+            **params,
+        }
         self.binary = binary
         self.result = result
         self.command: list[str] = []

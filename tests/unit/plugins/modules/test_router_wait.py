@@ -1,0 +1,460 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Waiting for a router that plays a script, in a cluster of dicts, on a clock that only the test moves."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import typing as t
+
+import pytest
+from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeError, Object
+from ansible_collections.llmops.serving.plugins.modules import router_wait
+from ansible_collections.llmops.serving.tests.unit import stub_openai as stub
+
+KEY = "sk-0123456789abcdef"
+ANSWER = stub.events("Hello", " there")
+LISTED = stub.models("smoke")
+SERVICE = {"namespace": "chatbot", "name": "vllm-router", "port": 80}
+SECRET = {"namespace": "chatbot", "name": "vllm-api-key", "key": "api-key"}
+SERVICES = "/api/v1/namespaces/chatbot/services/vllm-router"
+PODS = "/api/v1/namespaces/chatbot/pods"
+SECRETS = "/api/v1/namespaces/chatbot/secrets/vllm-api-key"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/chatbot/deployments/vllm-backend"
+
+
+class Clock:
+    """A clock that sleeping moves; ``events`` happen when their time (seconds since the start) has come."""
+
+    def __init__(self) -> None:
+        self.time = 0.0
+        self.events: dict[float, t.Callable[[], object]] = {}
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float) -> None:
+        self.time += seconds
+        for moment in [moment for moment in self.events if moment <= self.time]:
+            self.events.pop(moment)()
+
+
+class Cluster:
+    """As much of Kube as the module asks, on dicts; a port-forward leads to the stub."""
+
+    def __init__(self, server: stub.StubOpenAI) -> None:
+        self.server = server
+        self.objects: dict[str, Object] = {
+            SERVICES: {"spec": {"selector": {"app": "vllm-router"}, "ports": [{"port": 80, "targetPort": "http"}]}},
+            SECRETS: {"data": {"api-key": base64.b64encode(KEY.encode()).decode()}},
+        }
+        self.pods = [pod("vllm-router-1", app="vllm-router"), pod("vllm-backend-1", app="vllm-backend")]
+        self.replicas = 1
+        self.generation = 1
+        self.calls: list[str] = []
+        self.errors: list[KubeError] = []
+
+    def get(self, path: str) -> t.Optional[Object]:
+        self._called(path)
+        if path == DEPLOYMENTS:
+            return self.deployment()
+        return self.objects.get(path)
+
+    def deployment(self) -> Object:
+        """The engines' Deployment, its status as a controller would count the pods."""
+        engines = [
+            pod
+            for pod in self.pods
+            if pod["metadata"]["labels"]["app"] == "vllm-backend"
+            and pod["status"].get("phase") != "Failed"
+            and "deletionTimestamp" not in pod["metadata"]
+        ]
+        new = [pod for pod in engines if pod["metadata"]["annotations"]["rollout"] == "new"]
+        counts = {"replicas": len(engines), "updatedReplicas": len(new), "availableReplicas": sum(map(router_wait.is_ready, engines))}
+        return {
+            "metadata": {"name": "vllm-backend", "generation": self.generation},
+            "spec": {"replicas": self.replicas, "selector": {"matchLabels": {"app": "vllm-backend"}}},
+            "status": {"observedGeneration": 1, **counts},
+        }
+
+    def list(self, path: str, label_selector: str = "") -> t.Iterator[Object]:
+        self._called(f"{path}?{label_selector}")
+        wanted = dict(pair.split("=") for pair in label_selector.split(","))
+        yield from [pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()]
+
+    @contextlib.contextmanager
+    def port_forward(self, namespace: str, pod: str, port: int) -> t.Iterator[str]:
+        self._called(f"forward {namespace}/{pod}:{port}")
+        yield self.server.url
+
+    def _called(self, what: str) -> None:
+        self.calls.append(what)
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+def pod(name: str, app: str, ready: bool = True, created: str = "2026-01-01T00:00:00Z", **status: t.Any) -> Object:
+    return {
+        "metadata": {"name": name, "labels": {"app": app}, "annotations": {"rollout": "new"}, "creationTimestamp": created},
+        "spec": {"containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 8000}]}]},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}], **status},
+    }
+
+
+def waiting(reason: str, message: str) -> dict[str, t.Any]:
+    return {"containerStatuses": [{"name": "main", "state": {"waiting": {"reason": reason, "message": message}}}]}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def server() -> t.Iterator[stub.StubOpenAI]:
+    with stub.StubOpenAI(models=[LISTED], chat=[ANSWER], api_key=KEY) as running:
+        yield running
+
+
+@pytest.fixture
+def cluster(server: stub.StubOpenAI) -> Cluster:
+    return Cluster(server)
+
+
+def run(clock: Clock, cluster: t.Optional[Cluster] = None, once: bool = False, **params: t.Any) -> dict[str, t.Any]:
+    def connect(_kubeconfig: t.Optional[str], _context: t.Optional[str]) -> t.Any:
+        assert cluster is not None, "the cluster was asked, though nothing of it was needed"
+        return cluster
+
+    defaults: dict[str, t.Any] = {
+        "model": "smoke",
+        "url": None,
+        "service": None,
+        "api_key": None,
+        "api_key_secret": None,
+        "engine_deployment": None,
+        "wait_timeout": 60,
+        "wait_sleep": 1.0,
+        "request_timeout": 60.0,
+        "max_tokens": 8,
+        "validate_certs": True,
+        "ca_path": None,
+        "kubeconfig": None,
+        "context": None,
+    }
+    return router_wait.run({**defaults, **params}, once, connect, clock.now, clock.sleep)
+
+
+def rollout(clock: Clock, cluster: Cluster, **params: t.Any) -> dict[str, t.Any]:
+    """Wait as the role does: by the Service, with the Secret, for the engines of this rollout."""
+    of_the_role = {"engine_deployment": "vllm-backend", "api_key_secret": SECRET}
+    return run(clock, cluster, service=SERVICE, **{**of_the_role, **params})
+
+
+def by_url(clock: Clock, server: stub.StubOpenAI, **params: t.Any) -> dict[str, t.Any]:
+    return run(clock, url=server.url, api_key=KEY, **params)
+
+
+# What is ready
+
+
+def test_a_router_at_a_url_is_ready_at_once_and_no_cluster_is_asked(clock: Clock, server: stub.StubOpenAI) -> None:
+    assert by_url(clock, server) == {
+        "ready": True,
+        "model": "smoke",
+        "endpoint": server.url,
+        "models": ["smoke"],
+        "attempts": 1,
+        "elapsed_seconds": 0.0,
+        "first_token_seconds": pytest.approx(0, abs=60),
+        "last_error": "",
+    }
+    asked = server.requests[1].body
+    assert (asked["model"], asked["max_tokens"], asked["stream"], asked["temperature"]) == ("smoke", 8, True, 0)
+
+
+def test_a_rollout_that_is_over_costs_few_requests(clock: Clock, cluster: Cluster) -> None:
+    result = rollout(clock, cluster)
+    assert (result["ready"], result["engines_ready"], result["endpoint"]) == (True, 1, "service chatbot/vllm-router:80")
+    assert cluster.calls == [
+        DEPLOYMENTS,
+        f"{PODS}?app=vllm-backend",
+        SECRETS,
+        SERVICES,
+        f"{PODS}?app=vllm-router",
+        "forward chatbot/vllm-router-1:8000",
+    ]
+
+
+def test_service_and_secret_are_read_once(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/models"] = [stub.models(), stub.models(), LISTED]
+    assert rollout(clock, cluster)["attempts"] == 3
+    assert (cluster.calls.count(SERVICES), cluster.calls.count(SECRETS)) == (1, 1)
+
+
+def test_the_newest_ready_router_pod_is_asked(clock: Clock, cluster: Cluster) -> None:
+    cluster.pods += [
+        pod("vllm-router-3", "vllm-router", created="2026-01-01T00:03:00Z", ready=False),
+        pod("vllm-router-2", "vllm-router", created="2026-01-01T00:02:00Z"),
+    ]
+    rollout(clock, cluster)
+    assert cluster.calls[-1] == "forward chatbot/vllm-router-2:8000"
+
+
+def test_reasoning_alone_proves_the_model_ready(clock: Clock, server: stub.StubOpenAI) -> None:
+    server.scripts["/v1/chat/completions"] = [stub.events({"reasoning": "Hm"}, finish=None)]
+    assert by_url(clock, server)["ready"]
+
+
+# What heals
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        stub.status(503, "no engine"),
+        stub.status(404, "unknown model"),
+        stub.status(429, "busy"),
+        stub.status(500, "engine died"),
+        stub.drops(),
+        stub.page("<html>starting</html>"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions"])
+def test_trouble_that_heals_is_waited_for(clock: Clock, server: stub.StubOpenAI, path: str, trouble: stub.Reply) -> None:
+    server.scripts[path] = [trouble, trouble, server.scripts[path][0]]
+    result = by_url(clock, server)
+    assert (result["ready"], result["attempts"], result["elapsed_seconds"], result["last_error"]) == (True, 3, 2.5, "")
+
+
+@pytest.mark.parametrize("trouble", [stub.breaks_off("Hel"), stub.events(finish=None), stub.raw_events('{"error": {"code": 500}}')])
+def test_half_a_completion_is_none(clock: Clock, server: stub.StubOpenAI, trouble: stub.Reply) -> None:
+    server.scripts["/v1/chat/completions"] = [trouble, ANSWER]
+    assert by_url(clock, server)["attempts"] == 2
+
+
+def test_a_refused_connection_is_waited_for(clock: Clock) -> None:
+    with contextlib.ExitStack() as stack:
+        late = stub.StubOpenAI(models=[LISTED], chat=[ANSWER])
+        clock.events[5] = lambda: stack.enter_context(late)
+        assert run(clock, url=late.url)["elapsed_seconds"] == pytest.approx(8.125)
+
+
+def test_a_hanging_request_is_given_up_and_tried_again(clock: Clock, server: stub.StubOpenAI) -> None:
+    server.scripts["/v1/models"] = [stub.hangs(), LISTED]
+    assert by_url(clock, server, request_timeout=0.1)["attempts"] == 2
+
+
+def test_no_completion_is_asked_for_while_an_engine_of_before_may_answer_it(clock: Clock, cluster: Cluster) -> None:
+    old = cluster.pods[1]
+    old["metadata"]["annotations"] = {"rollout": "old"}
+    clock.events[20] = lambda: cluster.pods.append(pod("vllm-backend-2", "vllm-backend"))
+    clock.events[40] = lambda: cluster.pods.remove(old)
+    assert rollout(clock, cluster)["elapsed_seconds"] >= 40
+    assert [request.method for request in cluster.server.requests].count("POST") == 1
+
+
+def test_a_deployment_that_was_just_changed_is_not_taken_for_rolled_out(clock: Clock, cluster: Cluster) -> None:
+    cluster.generation = 2
+    clock.events[5] = lambda: setattr(cluster, "generation", 1)
+    cluster.server.scripts["/v1/models"] = [stub.status(401), stub.status(401), LISTED]
+    assert rollout(clock, cluster)["elapsed_seconds"] >= 5
+
+
+def test_as_many_engines_as_wanted_have_to_be_ready(clock: Clock, cluster: Cluster) -> None:
+    leaving = pod("vllm-backend-0", "vllm-backend")
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    cluster.pods.append(leaving)
+    cluster.replicas = 2
+    with pytest.raises(ServingError, match=r"1 of 2 engine pods are ready: 1 of 2 new pods made \(vllm-backend-0: terminating\)") as caught:
+        rollout(clock, cluster)
+    assert caught.value.details["engines_ready"] == 1
+
+
+@pytest.mark.parametrize(("path", "status"), [("/v1/models", 401), ("/v1/models", 403), ("/v1/chat/completions", 400)])
+def test_what_an_engine_of_before_refuses_may_heal(clock: Clock, cluster: Cluster, path: str, status: int) -> None:
+    old = pod("vllm-backend-0", "vllm-backend")
+    old["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    cluster.pods.append(old)
+    cluster.server.scripts[path] = [stub.status(status), stub.status(status), cluster.server.scripts[path][0]]
+    clock.events[20] = lambda: cluster.pods.remove(old)
+    assert rollout(clock, cluster)["attempts"] == 3
+
+
+@pytest.mark.parametrize("status", [0, 429, 500, 503])
+def test_an_api_server_that_stumbles_on_the_way_is_waited_for(clock: Clock, cluster: Cluster, status: int) -> None:
+    cluster.server.scripts["/v1/models"] = [stub.models(), LISTED]
+    clock.events[1] = lambda: cluster.errors.append(KubeError("The Kubernetes API stumbled.", status))
+    assert rollout(clock, cluster)["attempts"] == 3
+
+
+# What does not heal
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/chat/completions"])
+def test_a_refused_key_fails_at_once(clock: Clock, cluster: Cluster, path: str, status: int) -> None:
+    cluster.server.scripts[path] = [stub.status(status, f"not {KEY}")]
+    with pytest.raises(ServingError, match="The API key in api-key of the Secret chatbot/vllm-api-key is not the one") as caught:
+        rollout(clock, cluster)
+    assert caught.value.details["attempts"] == 1
+    assert f"answered {status}" in str(caught.value)
+    assert KEY not in f"{caught.value} {caught.value.details}"
+
+
+def test_a_missing_key_is_told_from_a_wrong_one(clock: Clock, server: stub.StubOpenAI) -> None:
+    with pytest.raises(ServingError, match="none was given"):
+        run(clock, url=server.url)
+    with pytest.raises(ServingError, match="The API key is not the one that the engines use"):
+        run(clock, url=server.url, api_key="other")
+
+
+def test_a_refused_completion_fails_at_once(clock: Clock, server: stub.StubOpenAI) -> None:
+    server.scripts["/v1/chat/completions"] = [stub.status(400, "no chat template")]
+    with pytest.raises(ServingError, match=r"refuses a plain completion: .*no chat template") as caught:
+        by_url(clock, server)
+    assert caught.value.details["attempts"] == 1
+    assert caught.value.details["models"] == ["smoke"]
+
+
+def test_a_model_that_ready_engines_do_not_serve_fails_after_a_grace(clock: Clock, cluster: Cluster) -> None:
+    with pytest.raises(ServingError, match=r'The router lists smoke, not smoky \(did you mean "smoke"\?\), although all engine') as caught:
+        rollout(clock, cluster, model="smoky")
+    assert 30 <= caught.value.details["elapsed_seconds"] < 40
+
+
+def test_the_grace_begins_when_the_rollout_is_over_and_again_when_an_engine_was_lost(clock: Clock, cluster: Cluster) -> None:
+    engine = cluster.pods.pop()
+    clock.events = {
+        100: lambda: cluster.pods.append(engine),
+        120: lambda: cluster.pods.remove(engine),
+        140: lambda: cluster.pods.append(engine),
+    }
+    with pytest.raises(ServingError, match="although all engine pods have been ready for 30 s") as caught:
+        rollout(clock, cluster, model="other", wait_timeout=600)
+    assert 170 <= caught.value.details["elapsed_seconds"] < 190
+
+
+@pytest.mark.parametrize("listed", [stub.models(), stub.status(503)])
+def test_a_router_that_lists_nothing_may_still_find_its_engines(clock: Clock, cluster: Cluster, listed: stub.Reply) -> None:
+    cluster.server.scripts["/v1/models"] = [listed]
+    clock.events[40] = lambda: cluster.server.scripts.update({"/v1/models": [LISTED]})
+    assert rollout(clock, cluster)["elapsed_seconds"] >= 40
+
+
+def test_without_engines_to_look_at_an_unlisted_model_is_waited_for(clock: Clock, server: stub.StubOpenAI) -> None:
+    with pytest.raises(ServingError, match="did not answer within 60 s") as caught:
+        by_url(clock, server, model="other")
+    assert caught.value.details["last_error"] == "the router lists smoke, not other"
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"), [(KubeError("Not permitted.", 403), 1), (KubeError("Unauthorized.", 401), 1), (KubeError("Unreachable.", 0), 1)]
+)
+def test_a_cluster_that_refuses_fails_at_once(clock: Clock, cluster: Cluster, error: KubeError, attempts: int) -> None:
+    cluster.errors = [error]
+    with pytest.raises(ServingError, match=f"^{error}$") as caught:
+        rollout(clock, cluster)
+    assert caught.value.details["attempts"] == attempts
+
+
+@pytest.mark.parametrize(
+    ("path", "found", "words"),
+    [
+        (SERVICES, None, "There is no Service vllm-router in namespace chatbot"),
+        (SERVICES, {"spec": {"ports": []}}, "selects no pods"),
+        (SERVICES, {"spec": {"selector": {"app": "x"}, "ports": [{"port": 8001}, {"port": 81}]}}, "has no port 80, but 81, 8001"),
+        (SECRETS, None, "There is no Secret chatbot/vllm-api-key"),
+        (SECRETS, {"data": {"token": "eA=="}}, "has no api-key; it has: token"),
+        (SECRETS, {"data": {"api-key": "/w=="}}, "is not text"),
+        (SECRETS, {"data": {"api-key": base64.b64encode(b"key\n").decode()}}, "line break at its end"),
+    ],
+)
+def test_objects_that_are_not_as_the_options_say_fail_at_once(
+    clock: Clock, cluster: Cluster, path: str, found: t.Optional[Object], words: str
+) -> None:
+    cluster.objects.pop(path)
+    if found:
+        cluster.objects[path] = found
+    with pytest.raises(ServingError, match=words) as caught:
+        rollout(clock, cluster)
+    assert caught.value.details["attempts"] == 1
+
+
+# What is told at the end
+
+
+def test_the_timeout_tells_the_last_cause_and_where_to_look(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/models"] = [stub.status(503), stub.models()]
+    cluster.pods[1] = pod("vllm-backend-1", "vllm-backend", ready=False)
+    with pytest.raises(ServingError) as caught:
+        rollout(clock, cluster)
+    assert str(caught.value) == (
+        f"Model smoke did not answer within 60 s ({caught.value.details['attempts']} attempts). Last cause: the router lists no model; "
+        "0 of 1 engine pods are ready: 0 of 1 pods available (vllm-backend-1: Running). "
+        "Look: kubectl -n chatbot get pods; kubectl -n chatbot logs deployment/vllm-backend --tail=50"
+    )
+    assert caught.value.details["ready"] is False
+    assert caught.value.details["elapsed_seconds"] == 60
+
+
+def test_the_commands_to_look_with_name_the_same_cluster(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/models"] = [stub.models()]
+    with pytest.raises(ServingError, match="kubectl --kubeconfig '/my files/config' --context lab -n chatbot logs service/vllm-router"):
+        run(clock, cluster, service=SERVICE, api_key=KEY, kubeconfig="/my files/config", context="lab")
+
+
+def test_when_the_engines_are_ready_the_router_is_the_one_to_look_at(clock: Clock, cluster: Cluster) -> None:
+    del cluster.pods[0]
+    with pytest.raises(ServingError, match=r"Look: kubectl -n chatbot get pods; kubectl -n chatbot logs service/vllm-router$"):
+        rollout(clock, cluster)
+
+
+def test_models_of_an_earlier_look_are_not_told_as_those_of_the_last(clock: Clock, server: stub.StubOpenAI) -> None:
+    server.scripts["/v1/models"] = [stub.models("other"), stub.status(503)]
+    with pytest.raises(ServingError) as caught:
+        by_url(clock, server)
+    assert caught.value.details["models"] == []
+    assert "answered 503" in caught.value.details["last_error"]
+
+
+def test_requests_do_not_outlast_the_wait(clock: Clock, server: stub.StubOpenAI) -> None:
+    server.scripts["/v1/models"] = [stub.hangs()]
+    with pytest.raises(ServingError, match="no whole answer within 1 s"):
+        by_url(clock, server, wait_timeout=0)
+
+
+def test_one_look_tells_instead_of_failing(clock: Clock, cluster: Cluster) -> None:
+    cluster.objects.clear()
+    result = rollout(clock, cluster, once=True)
+    assert (result["ready"], result["attempts"], clock.time) == (False, 1, 0)
+    assert result["last_error"].startswith("There is no Secret")
+    assert "first_token_seconds" not in result
+
+
+def test_one_look_may_take_as_long_as_a_request_may(clock: Clock, server: stub.StubOpenAI) -> None:
+    server.scripts["/v1/models"] = [stub.hangs()]
+    assert "within 1.5 s" in by_url(clock, server, once=True, request_timeout=1.5)["last_error"]
+
+
+def test_a_router_that_is_not_ready_is_told_in_the_words_of_its_pod(clock: Clock, cluster: Cluster) -> None:
+    crash = waiting("CrashLoopBackOff", "back-off 5m0s restarting failed container")
+    cluster.pods[0] = pod("vllm-router-1", "vllm-router", ready=False, **crash)
+    assert rollout(clock, cluster, once=True)["last_error"] == (
+        "no router pod is ready (vllm-router-1: container main: CrashLoopBackOff (back-off 5m0s restarting failed container)); "
+        "1 of 1 engine pods are ready"
+    )
+
+
+def test_a_router_without_pods(clock: Clock, cluster: Cluster) -> None:
+    del cluster.pods[0]
+    assert rollout(clock, cluster, once=True)["last_error"].startswith("no router pod is ready (there is none of chatbot/vllm-router)")
+
+
+def test_pods_that_have_ended_are_no_engines(clock: Clock, cluster: Cluster) -> None:
+    cluster.pods.append(pod("vllm-backend-0", "vllm-backend", ready=False, phase="Failed", reason="Evicted"))
+    with pytest.raises(ServingError, match="although all engine pods"):
+        rollout(clock, cluster, model="other")
