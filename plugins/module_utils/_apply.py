@@ -50,6 +50,7 @@ APPLIED = "serving.llmops/applied"
 AUTOGENERATE = "serving.llmops/autogenerate"
 DATA_VERSION = "serving.llmops/data-version"
 SECRETS = "serving.llmops/secrets"
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 
 CREATED, CHANGED, UNCHANGED, DELETED, SKIPPED = "created", "changed", "unchanged", "deleted", "skipped"
 
@@ -491,6 +492,20 @@ def to_prune(live: t.Iterable[Object], wanted: t.Collection[Key], keep_kinds: t.
     """Return what of *live* nobody wants any more, in the order of deleting: users before what they use, claims last."""
     doomed = [d for d in live if key_of(d) not in wanted and d["kind"] not in keep_kinds and not is_dying(d)]
     return sorted(doomed, key=lambda d: (d["kind"] == "PersistentVolumeClaim", -_ORDER.index(d["kind"])))
+
+
+def class_trouble(claim: Object, classes: t.Sequence[Object]) -> str:
+    """Return why none of the StorageClasses *classes* would fill *claim*, in words; empty when one would."""
+    title, wanted = f"PersistentVolumeClaim/{claim['metadata']['name']}", claim["spec"].get("storageClassName")
+    names = sorted(found["metadata"]["name"] for found in classes)
+    known = f"It has: {', '.join(names)}." if names else "It has none at all."
+    if wanted is None:
+        if any(annotations_of(found).get(DEFAULT_CLASS) == "true" for found in classes):
+            return ""
+        return f"{title} names no StorageClass, and this cluster has no default one. {known} Name one of them, or mark it as default."
+    if wanted == "" or wanted in names:
+        return ""
+    return f"{title} asks for the StorageClass {wanted}, which this cluster lacks{did_you_mean(wanted, names)}. {known}"
 
 
 def left_in_namespace(contents: t.Iterable[Object], doomed: t.Sequence[Object]) -> list[str]:

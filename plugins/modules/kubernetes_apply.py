@@ -310,6 +310,7 @@ class Application:
         """Rehearse, change, wait. What is in a namespace can be rehearsed no earlier than the namespace is there."""
         first = 0 if self._there() else 1
         self._rehearse(self.steps[:first] or self.steps)
+        self._check_claims()
         if self.check_mode:
             return
         if first:
@@ -509,6 +510,24 @@ class Application:
         step.after = self.kube.apply(step.kind.path(self.namespace, name), trial, MANAGER, dry_run=True)
         step.after["metadata"]["name"] = step.name
         self.kube.delete(self._path(step), dry_run=True)
+
+    def _check_claims(self) -> None:
+        """Refuse new claims that nobody would fill: the server takes them, and their pods would wait for ever."""
+        claims = [
+            step.desired for step in self.steps if step.kind.name == "PersistentVolumeClaim" and step.action == CREATED and step.desired
+        ]
+        if not claims:
+            return
+        try:
+            classes = list(self.kube.list("/apis/storage.k8s.io/v1/storageclasses"))
+        except KubeError as exc:
+            if exc.status == 403:
+                return  # who may not look cannot be told
+            raise
+        for claim in claims:
+            trouble = _apply.class_trouble(claim, classes)
+            if trouble:
+                raise ServingError(f"Nothing was changed: {trouble}")
 
     def _waits_for_role(self, step: Step, error: KubeError) -> bool:
         """Whether a RoleBinding cannot be judged yet because its Role is made in this run."""

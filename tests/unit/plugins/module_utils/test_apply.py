@@ -384,3 +384,28 @@ def test_a_claim_is_never_to_be_deleted() -> None:
         "PersistentVolumeClaim/x: spec: Forbidden: spec is immutable. The claim and its data are kept as they are. "
         "Set back accessModes to ReadWriteOnce (asked for: ReadWriteMany)."
     )
+
+
+# --- claims --------------------------------------------------------------------------------------------------------------------------
+
+
+def storage_class(name: str, default: bool = False) -> Object:
+    annotations = {"storageclass.kubernetes.io/is-default-class": "true"} if default else {}
+    return document("StorageClass", name, metadata={"annotations": annotations})
+
+
+@pytest.mark.parametrize(
+    ("wanted", "classes", "words"),
+    [
+        ({}, [storage_class("slow"), storage_class("std", default=True)], ""),
+        ({}, [storage_class("slow")], "has no default one. It has: slow. Name one of them"),
+        ({}, [], "It has none at all."),
+        ({"storageClassName": "fast"}, [storage_class("fast")], ""),
+        ({"storageClassName": "fsat"}, [storage_class("fast")], 'lacks (did you mean "fast"?). It has: fast.'),
+        ({"storageClassName": ""}, [], ""),
+    ],
+)
+def test_a_claim_that_nobody_would_fill(wanted: Object, classes: list[Object], words: str) -> None:
+    trouble = _apply.class_trouble(document("PersistentVolumeClaim", "models", spec=wanted), classes)
+    assert words in trouble
+    assert bool(trouble) is bool(words)

@@ -40,6 +40,9 @@ def merged(old: t.Any, previous: t.Any, new: t.Any) -> t.Any:
     return {**kept, **{key: merged(old.get(key), previous.get(key), value) for key, value in new.items()}}
 
 
+CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+
+
 class FakeKube:
     """The API as far as the module uses it. ``sent`` counts requests as Kube does, ``writes`` the changes."""
 
@@ -47,6 +50,8 @@ class FakeKube:
 
     def __init__(self) -> None:
         self.store: dict[str, Object] = {}
+        default = {"storageclass.kubernetes.io/is-default-class": "true"}
+        self.classes: builtins.list[Object] = [{"metadata": {"name": "standard", "annotations": default}}]
         self.applied: dict[str, Object] = {}
         self.sent: list[str] = []
         self.writes: list[str] = []
@@ -77,6 +82,8 @@ class FakeKube:
             if exc.status == 404 and missing_ok:
                 return
             raise
+        if path == CLASSES:
+            yield from self.classes
         for document in self._matching(path, label_selector, field_selector):
             # the API leaves out what is the same for every item of a list
             yield {key: value for key, value in document.items() if key not in ("apiVersion", "kind")}
@@ -729,3 +736,22 @@ def test_main_returns_what_its_documentation_names(monkeypatch: pytest.MonkeyPat
         assert answer["requests"] > 0
         assert {"results", "skipped", "secrets_generated"} <= set(answer)
         assert ("diff" in answer) is diff
+
+
+@pytest.mark.parametrize("check_mode", [False, True])
+def test_a_claim_that_nobody_would_fill_is_refused_before_anything_is_changed(kube: FakeKube, check_mode: bool) -> None:
+    kube.classes = []
+    with pytest.raises(ServingError, match=r"Nothing was changed: PersistentVolumeClaim/models names no StorageClass"):
+        apply(kube, stack(), check_mode)
+    assert kube.writes == []
+
+
+def test_classes_are_not_looked_at_for_a_claim_that_is_there(kube: FakeKube) -> None:
+    apply(kube, stack())
+    kube.classes = []
+    assert apply(kube, stack())["changed"] is False
+
+
+def test_who_may_not_see_classes_is_not_stopped(kube: FakeKube) -> None:
+    kube.forbidden.add(CLASSES)
+    assert apply(kube, stack())["changed"] is True

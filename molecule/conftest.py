@@ -1,0 +1,8 @@
+"""The scenarios' tests run where kubectl is; testinfra's host is this machine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "shared"))
