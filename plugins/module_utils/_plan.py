@@ -32,6 +32,21 @@ GPU_RESOURCES = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "cpu": None}
 # MiB label that GPU feature discovery puts on a node. AMD's labeller writes text ("191G"), which no affinity can compare.
 GPU_MEMORY_LABELS = {"nvidia": "nvidia.com/gpu.memory"}
 
+# Kinds of all that this role may make.
+KINDS = [
+    "Namespace",
+    "ServiceAccount",
+    "Role",
+    "RoleBinding",
+    "Secret",
+    "ConfigMap",
+    "PersistentVolumeClaim",
+    "Job",
+    "Service",
+    "Deployment",
+    "PodDisruptionBudget",
+    "ServiceMonitor",
+]
 # Kinds that a cluster may lack; objects of them are left out there, and the run says so.
 OPTIONAL_KINDS = ["monitoring.coreos.com/v1/ServiceMonitor", "policy/v1/PodDisruptionBudget"]
 
@@ -106,6 +121,7 @@ def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any], g
         "monitoring": {"enabled": settings["vllm_service_monitor_enabled"], "labels": settings["vllm_service_monitor_labels"]},
         "gpu_check": _gpu_check(settings, row, gpu_count),
         "templates": _templates(settings, engine, router, prefetch),
+        "kinds": KINDS,
         "optional_kinds": OPTIONAL_KINDS,
         "wait": {"timeout_s": budget_s + 120},
         "endpoint": {
@@ -573,19 +589,19 @@ def _prefetch(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row, nam
 
 def _templates(
     settings: t.Mapping[str, t.Any], engine: t.Mapping[str, t.Any], router: t.Mapping[str, t.Any], prefetch: t.Optional[t.Any]
-) -> dict[str, list[str]]:
-    """Names of the templates to render, in two sets: what the prefetch needs, and the rest."""
-    storage = ["namespace", "secret"]
+) -> list[str]:
+    """Names of the templates to render."""
+    names = ["namespace", "secret"]
     if not settings["vllm_storage_existing_claim"]:
-        storage.append("persistentvolumeclaim")
+        names.append("persistentvolumeclaim")
     if prefetch:
-        storage += ["prefetch-configmap", "prefetch-job"]
-    serving = ["engine-deployment", "engine-service", "router-serviceaccount", "router-role", "router-rolebinding"]
-    serving += ["router-deployment", "router-service"]
+        names += ["prefetch-configmap", "prefetch-job"]
+    names += ["engine-deployment", "engine-service", "router-serviceaccount", "router-role", "router-rolebinding"]
+    names += ["router-deployment", "router-service"]
     if settings["vllm_service_monitor_enabled"]:
-        serving += ["engine-servicemonitor", "router-servicemonitor"]
+        names += ["engine-servicemonitor", "router-servicemonitor"]
     if engine["replicas"] > 1:
-        serving.append("engine-poddisruptionbudget")
+        names.append("engine-poddisruptionbudget")
     if router["replicas"] > 1:
-        serving.append("router-poddisruptionbudget")
-    return {part: [f"kubernetes/{name}.yaml.j2" for name in names] for part, names in (("storage", storage), ("serving", serving))}
+        names.append("router-poddisruptionbudget")
+    return [f"kubernetes/{name}.yaml.j2" for name in names]

@@ -94,6 +94,13 @@ options:
       - Ingress
       - ServiceMonitor
     default: [Namespace, PersistentVolumeClaim, Secret]
+  kinds:
+    description:
+      - Kinds that this owner's set may ever have had. Others are neither looked for nor pruned, which saves a request each.
+      - Without it, all kinds that O(keep_kinds) may name.
+    type: list
+    elements: str
+    default: []
   secret_data:
     description:
       - "Values of the Secrets in O(manifests): C({name of the Secret: {key: plain value}})."
@@ -107,7 +114,8 @@ options:
     default: false
   wait_jobs:
     description:
-      - Wait until the Jobs of the set are complete. Fails at once, with the last lines of the log, when one fails.
+      - Wait until the Jobs of the set are complete before Services, Deployments and what comes behind them are applied, so that what runs
+        is not touched until a Job has prepared its successor. Fails at once, with the last lines of the log, when one fails.
     type: bool
     default: false
   wait_timeout:
@@ -226,6 +234,8 @@ from ansible_collections.llmops.serving.plugins.module_utils._errors import Serv
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube, KubeError, Object
 
 PARALLEL = 8
+# What is applied only when the Jobs of the set are complete.
+BEHIND_JOBS = list(KINDS)[list(KINDS).index("Job") + 1 :]
 WATCH_S = 30
 LOG_LINES = 10
 NAMESPACE = KINDS["Namespace"]
@@ -248,6 +258,7 @@ ARGS: dict[str, t.Any] = {
     },
     "secret_data": {"type": "dict", "default": {}, "no_log": True},
     "wait": {"type": "bool", "default": False},
+    "kinds": {"type": "list", "elements": "str", "default": []},
     "wait_jobs": {"type": "bool", "default": False},
     "wait_timeout": {"type": "int", "default": 600},
     "optional_kinds": {"type": "list", "elements": "str", "default": ["monitoring.coreos.com/v1/ServiceMonitor"]},
@@ -271,7 +282,8 @@ class Application:
         self.clock = clock
         self.sleep = sleep
         self.namespace: str = params["namespace"]
-        self.keep: t.Collection[str] = params["keep_kinds"]
+        others = set(KINDS) - set(params["kinds"]) if params["kinds"] else set()
+        self.keep: t.Collection[str] = {*params["keep_kinds"], *others}
         self.home: t.Optional[Object] = None
         self.live: dict[_apply.Key, Object] = {}
         self.steps: list[Step] = []
@@ -279,6 +291,7 @@ class Application:
         self.generated: list[str] = []
         self.secret_texts: set[str] = set()
         self.deadline = 0.0
+        self.jobs_followed = False
 
     def run(self) -> dict[str, t.Any]:
         """Do it all, or in check mode all but the changes, and return the module's result, ``diff`` included."""
@@ -539,6 +552,8 @@ class Application:
 
     def _carry_out(self, steps: t.Sequence[Step]) -> None:
         for step in steps:
+            if step.desired is None or step.kind.name in BEHIND_JOBS:
+                self._follow_jobs()
             if step.action != UNCHANGED:
                 try:
                     self._change(step)
@@ -562,8 +577,7 @@ class Application:
     # --- wait --------------------------------------------------------------------------------------------------------------------
 
     def _wait(self) -> None:
-        if self.params["wait_jobs"]:
-            self._follow("Job", self._job_state)
+        self._follow_jobs()
         if not self.params["wait"]:
             return
         self._follow("Deployment", self._rollout_state)
@@ -576,6 +590,12 @@ class Application:
                 deployment = step.live
                 labels = ((deployment.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
                 self._wait_until_pods_gone(step.title, _apply.selector_text(labels), functools.partial(_rollout.pods_of, deployment))
+
+    def _follow_jobs(self) -> None:
+        """Wait once, where that was asked for, until the Jobs of the set are complete."""
+        if self.params["wait_jobs"] and not self.jobs_followed:
+            self.jobs_followed = True
+            self._follow("Job", self._job_state)
 
     def _follow(self, kind_name: str, state: t.Callable[[Step, t.Optional[Object]], str]) -> None:
         """Watch the objects of a kind until *state* has nothing more to say about any; *state* raises for a hopeless one."""

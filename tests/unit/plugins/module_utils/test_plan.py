@@ -273,10 +273,10 @@ def test_weights_and_caches_are_on_the_volume():
 
 
 def test_what_a_cluster_may_lack_and_what_few_replicas_do_not_need():
-    one, two = plan()["templates"]["serving"], plan(replicas=2, router_replicas=2)["templates"]["serving"]
+    one, two = plan()["templates"], plan(replicas=2, router_replicas=2)["templates"]
     assert not any("poddisruptionbudget" in name for name in one)
     assert sum("poddisruptionbudget" in name for name in two) == 2
-    assert not any("servicemonitor" in name for name in plan(service_monitor_enabled=False)["templates"]["serving"])
+    assert not any("servicemonitor" in name for name in plan(service_monitor_enabled=False)["templates"])
 
 
 @pytest.mark.parametrize(

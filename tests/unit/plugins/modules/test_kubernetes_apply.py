@@ -755,3 +755,18 @@ def test_classes_are_not_looked_at_for_a_claim_that_is_there(kube: FakeKube) -> 
 def test_who_may_not_see_classes_is_not_stopped(kube: FakeKube) -> None:
     kube.forbidden.add(CLASSES)
     assert apply(kube, stack())["changed"] is True
+
+
+def test_nothing_that_runs_is_touched_before_the_jobs_of_the_set_are_complete(kube: FakeKube) -> None:
+    kube.events.append(lambda: kube.finish_jobs("Failed", reason="BackoffLimitExceeded"))
+    with pytest.raises(ServingError, match="Job/fetch has failed"):
+        apply(kube, stack(), wait_jobs=True)
+    assert not any("deployments" in path or "services/" in path for path in kube.writes)
+
+
+def test_kinds_that_the_set_never_has_are_not_looked_for(kube: FakeKube) -> None:
+    few = [manifest("ConfigMap", "settings", data={"a": "1"}), manifest("Namespace", "chatbot")]
+    apply(kube, few)
+    kube.sent.clear()
+    apply(kube, few, kinds=["ConfigMap", "Service"])
+    assert sorted(path.rpartition("/")[2] for path in kube.sent) == ["chatbot", "configmaps", "services"]
