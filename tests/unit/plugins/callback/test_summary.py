@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import types
+
+import pytest
+from ansible_collections.llmops.serving.plugins.callback.summary import CallbackModule, first_lines
+
+
+@pytest.fixture
+def callback():
+    plugin = CallbackModule()
+    plugin.lines = []
+    plugin._display = types.SimpleNamespace(display=lambda text, **_color: plugin.lines.append(text))
+    return plugin
+
+
+def stats(changed=0, failures=0, **summary):
+    return types.SimpleNamespace(
+        failures={"h": failures} if failures else {},
+        dark={},
+        changed={"h": changed},
+        custom={"_run": {"serving_summary": summary}} if summary else {},
+    )
+
+
+def test_pairs_are_aligned(callback):
+    callback.v2_playbook_on_stats(stats(changed=1, Chat="http://x", Model="smoke"))
+    assert callback.lines == ["Chat   http://x", "Model  smoke"]
+
+
+def test_a_run_that_changed_nothing_says_so(callback):
+    callback.v2_playbook_on_stats(stats(Chat="http://x"))
+    assert callback.lines[-1].startswith("Nothing was changed")
+
+
+def test_the_first_failure_is_repeated_last(callback):
+    for message in ("first\n\nline two", "second"):
+        callback.v2_runner_on_failed(types.SimpleNamespace(result={"msg": message}))
+    callback.v2_playbook_on_stats(stats(failures=1, Chat="http://x"))
+    assert callback.lines == ["Failed: first\nline two"]
+
+
+def test_an_ignored_failure_is_none(callback):
+    callback.v2_runner_on_failed(types.SimpleNamespace(result={"msg": "no"}), ignore_errors=True)
+    assert callback.failure == ""
+
+
+def test_other_plays_are_left_alone(callback):
+    callback.v2_playbook_on_stats(stats())
+    assert callback.lines == []
+
+
+def test_long_messages_are_cut():
+    assert first_lines("\n".join("abcdef"), most=2) == "a\nb"
+    assert first_lines(None) == ""
