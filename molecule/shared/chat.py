@@ -70,10 +70,18 @@ class OpenWebUI:
         return [model["id"] for model in self.http.get(f"{self.url}/api/models", timeout=TIMEOUT_S).json()["data"]]
 
     def ask(self, model, question, after=None):
-        """Ask in a chat that is kept, a new one or that of the answer *after*. Without a session id the request lasts until it is answered."""
+        """Ask in a chat that is kept, a new one or that of the answer *after*, and wait for the answer."""
         user, assistant = str(uuid.uuid4()), str(uuid.uuid4())
         parent = after.message if after else None
-        message = {"id": user, "parentId": parent, "childrenIds": [], "role": "user", "content": question, "timestamp": 1, "models": [model]}
+        message = {
+            "id": user,
+            "parentId": parent,
+            "childrenIds": [],
+            "role": "user",
+            "content": question,
+            "timestamp": 1,
+            "models": [model],
+        }
         body = {
             "model": model,
             "stream": True,

@@ -21,7 +21,14 @@ def kubectl(*words, text=None):
 def play(*variables, kubeconfig=None, check=True):
     words = [word for variable in (f"llm_namespace={NAMESPACE}", *variables) for word in ("-e", variable)]
     playbook = Path(sys.executable).parent / "ansible-playbook"
-    command = [playbook, "-i", ROOT / "inventory.example.yaml", ROOT / "playbooks/chat.yml", *(["--check", "--diff"] if check else []), *words]
+    command = [
+        playbook,
+        "-i",
+        ROOT / "inventory.example.yaml",
+        ROOT / "playbooks/chat.yml",
+        *(["--check", "--diff"] if check else []),
+        *words,
+    ]
     environment = {**os.environ, **({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 

@@ -12,11 +12,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 TROUBLE = {
-    "an unknown model": (["vllm_model_name=gpt-oss-12b"], 'vllm_model_name: "gpt-oss-12b" is not in the catalog (did you mean "gpt-oss-120b"?)'),
+    "an unknown model": (
+        ["vllm_model_name=gpt-oss-12b"],
+        'vllm_model_name: "gpt-oss-12b" is not in the catalog (did you mean "gpt-oss-120b"?)',
+    ),
     "a typing error in a variable": (["vllm_modelname=smoke"], 'vllm_modelname: no such variable (did you mean "vllm_model_name"?)'),
     "a typing error for the page": (["open_webui_imgae=x:1"], 'open_webui_imgae: no such variable (did you mean "open_webui_image"?)'),
     "a typing error for all": (["llm_min_gpu_memory=80"], 'llm_min_gpu_memory: no such variable (did you mean "llm_min_gpu_memory_gb"?)'),
-    "a value out of the choices": (["vllm_router_type=rust"], "value of vllm_router_type must be one of: production-stack, vllm-router, got: rust"),
+    "a value out of the choices": (
+        ["vllm_router_type=rust"],
+        "value of vllm_router_type must be one of: production-stack, vllm-router, got: rust",
+    ),
     "a context beyond the model's": (
         ["{vllm_model_configs: {gpt-oss-120b: {max_model_len: 200000}}}"],
         "vllm_model_configs.gpt-oss-120b.max_model_len: 200000 is beyond the model's 131072 tokens",
