@@ -386,6 +386,12 @@ def roll_on_secrets(deployment: Object, versions: t.Mapping[str, str]) -> Object
     return {**deployment, "spec": {**deployment["spec"], "template": {**template, "metadata": metadata}}}
 
 
+def secrets_used(deployments: t.Iterable[Object]) -> set[str]:
+    """Return the names of the Secrets that the pods of *deployments* use."""
+    specs = [((document.get("spec") or {}).get("template") or {}).get("spec") or {} for document in deployments]
+    return {name for spec in specs for name in _secret_references(spec) if name}
+
+
 def _secret_references(pod_spec: Object) -> t.Iterator[str]:
     for container in [*(pod_spec.get("initContainers") or []), *(pod_spec.get("containers") or [])]:
         for variable in container.get("env") or []:

@@ -185,7 +185,7 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
             )
     _choice(settings, "vllm_accelerator", list(GPU_RESOURCES))
     _choice(settings, "vllm_router_type", list(_routers.ROUTERS))
-    _choice(settings, "vllm_storage_access_mode", ["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"])
+    _choice(settings, "vllm_storage_access_mode", ["ReadWriteOnce", "ReadWriteMany"])
     for key in ("vllm_storage_size", "vllm_shm_size", "vllm_cpu_request", "vllm_cpu_limit", "vllm_memory_request", "vllm_memory_limit"):
         value = settings[key]
         if value not in (None, "") and not _QUANTITY.fullmatch(str(value)):

@@ -411,8 +411,8 @@ class Application:
                     stray = self.kube.get(KINDS["Secret"].path(self.namespace, key[1]))
                     if stray is not None:
                         self.live[key] = stray
-        versions: dict[str, str] = {}
         filled: list[Object] = []
+        versions = self._versions_elsewhere(wanted)
         for document in wanted:
             if document["kind"] == "Secret":
                 name = document["metadata"]["name"]
@@ -424,6 +424,18 @@ class Application:
                 document = _apply.roll_on_secrets(document, versions)
             filled.append(document)
         return filled
+
+    def _versions_elsewhere(self, wanted: t.Sequence[Object]) -> dict[str, str]:
+        """Return the data versions of Secrets that Deployments of *wanted* use, and that another call of this module keeps."""
+        own = {document["metadata"]["name"] for document in wanted if document["kind"] == "Secret"}
+        others = _apply.secrets_used(document for document in wanted if document["kind"] == "Deployment") - own if self._there() else set()
+        versions: dict[str, str] = {}
+        for name in sorted(others):
+            found = self.kube.get(KINDS["Secret"].path(self.namespace, name)) or {"metadata": {}}
+            version = _apply.annotations_of(found).get(_apply.DATA_VERSION)
+            if version:
+                versions[name] = version
+        return versions
 
     def _decide(self, document: Object) -> Step:
         """Return what is to be done with *document*, as far as it can be told without the server."""

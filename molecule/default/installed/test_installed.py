@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import chat
 import pytest
 
 NAMESPACE = "molecule-default"
+ROOT = Path(__file__).parents[3]
 testinfra_hosts = ["local://"]
 
 
@@ -102,3 +105,20 @@ def test_no_service_leaks_into_the_engines_environment():
     environment = chat.kubectl("-n", NAMESPACE, "exec", "deployment/vllm-backend", "--", "env")
     assert "VLLM_ROUTER_SERVICE_HOST" not in environment
     assert "VLLM_CACHE_ROOT=/data/vllm-cache" in environment
+
+
+def test_no_secret_shows_in_the_most_verbose_output(host, key):
+    given = "hf_given-by-the-test-0123456789"
+    command = "ansible-playbook -vvv --check --diff -i molecule/inventory.yaml playbooks/chat.yml"
+    variables = f"-e llm_namespace={NAMESPACE} -e vllm_model_name=smoke"
+    run = host.run(f"cd {ROOT} && HF_TOKEN={given} {command} {variables}")
+    output = run.stdout + run.stderr
+    assert run.rc == 0, output[-2000:]
+    assert "HF_TOKEN: (hidden" in output
+    for value in (
+        given,
+        key,
+        chat.secret(NAMESPACE, "open-webui", "WEBUI_ADMIN_PASSWORD"),
+        chat.secret(NAMESPACE, "open-webui", "WEBUI_SECRET_KEY"),
+    ):
+        assert value not in output

@@ -770,3 +770,15 @@ def test_kinds_that_the_set_never_has_are_not_looked_for(kube: FakeKube) -> None
     kube.sent.clear()
     apply(kube, few, kinds=["ConfigMap", "Service"])
     assert sorted(path.rpartition("/")[2] for path in kube.sent) == ["chatbot", "configmaps", "services"]
+
+
+def test_a_deployment_rolls_when_a_secret_of_another_call_changes(kube: FakeKube) -> None:
+    page = [manifest("Namespace", "chatbot"), deployment("page")]
+    other = {"owner": {"instance": "chat", "component": "open-webui"}}
+    apply(kube, [manifest("Namespace", "chatbot"), secret()])
+    apply(kube, page, **other)
+    assert not apply(kube, page, **other)["changed"]
+    apply(kube, [manifest("Namespace", "chatbot"), secret()], secret_data={"keys": {"API": "another"}})
+    assert [result for result in apply(kube, page, **other)["results"] if result["kind"] == "Deployment"] == [
+        {"kind": "Deployment", "name": "page", "action": "changed"}
+    ]
