@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -45,12 +46,11 @@ def namespace():
     kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
-@pytest.fixture
-def kubeconfig_of_nobody(namespace, tmp_path):
-    """A user who may do nothing: the default service account's name with admin rights taken away by impersonation."""
+def kubeconfig_with(folder, token):
+    """The kubeconfig in use, with another token in the place of its credentials."""
     config = json.loads(kubectl("config", "view", "--raw", "-o", "json"))
-    config["users"][0]["user"] = {"token": "not-a-token"}
-    path = tmp_path / "config"
+    config["users"][0]["user"] = {"token": token}
+    path = folder / "config"
     path.write_text(json.dumps(config))
     return path
 
@@ -90,31 +90,26 @@ def test_what_cannot_work_is_refused_before_anything_is_changed(namespace, varia
     assert json.loads(kubectl("-n", namespace, "get", "deployments,persistentvolumeclaims,services", "-o", "json"))["items"] == []
 
 
-def test_credentials_that_are_refused(kubeconfig_of_nobody):
-    run = play("vllm_model_name=gpt-oss-120b", kubeconfig=kubeconfig_of_nobody, check=False)
+def test_credentials_that_are_refused(tmp_path):
+    run = play("vllm_model_name=gpt-oss-120b", kubeconfig=kubeconfig_with(tmp_path, "not-a-token"), check=False)
     assert run.returncode != 0
     assert "refuses the credentials" in last_words(run)
+
+
+def token_of(namespace, account):
+    """A token of a service account; before Kubernetes 1.24 it is kept in a Secret of its own."""
+    made = subprocess.run(["kubectl", "-n", namespace, "create", "token", account], capture_output=True, text=True, check=False)
+    if made.returncode == 0:
+        return made.stdout.strip()
+    for secret in json.loads(kubectl("-n", namespace, "get", "secrets", "-o", "json"))["items"]:
+        if secret["metadata"].get("annotations", {}).get("kubernetes.io/service-account.name") == account:
+            return base64.b64decode(secret["data"]["token"]).decode()
+    raise AssertionError(f"{account} has no token")
 
 
 def test_a_permission_that_is_missing_is_named(namespace, tmp_path):
     account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "reader", "namespace": namespace}}
     kubectl("apply", "-f", "-", text=json.dumps(account))
-    config = json.loads(kubectl("config", "view", "--raw", "-o", "json"))
-    config["users"][0]["user"] |= {"as": f"system:serviceaccount:{namespace}:reader"}
-    path = tmp_path / "config"
-    path.write_text(json.dumps(config))
-    token = subprocess.run(["kubectl", "-n", namespace, "create", "token", "reader"], capture_output=True, text=True, check=False)
-    if token.returncode == 0:
-        config["users"][0]["user"] = {"token": token.stdout.strip()}
-    else:  # before Kubernetes 1.24, an account has a token of its own
-        secret = next(
-            item
-            for item in json.loads(kubectl("-n", namespace, "get", "secrets", "-o", "json"))["items"]
-            if item["metadata"].get("annotations", {}).get("kubernetes.io/service-account.name") == "reader"
-        )
-        config["users"][0]["user"] = {"tokenFile": str(tmp_path / "token")}
-        (tmp_path / "token").write_text(__import__("base64").b64decode(secret["data"]["token"]).decode())
-    path.write_text(json.dumps(config))
-    run = play("vllm_model_name=gpt-oss-120b", kubeconfig=path, check=False)
+    run = play("vllm_model_name=gpt-oss-120b", kubeconfig=kubeconfig_with(tmp_path, token_of(namespace, "reader")), check=False)
     assert run.returncode != 0
     assert 'cannot list resource "nodes"' in last_words(run)
