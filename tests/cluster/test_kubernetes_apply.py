@@ -182,7 +182,10 @@ def test_a_namespace_that_is_going_is_waited_for(place: Place) -> None:
 def test_a_quota_is_found_before_anything_is_changed(place: Place) -> None:
     place.apply([manifest("Namespace", place.namespace), manifest("ConfigMap", "settings", data={"a": "1"})])
     quota = {"metadata": {"name": "small"}, "spec": {"hard": {"services": "0"}}}
-    place.create(f"/api/v1/namespaces/{place.namespace}/resourcequotas", quota)
+    quotas = f"/api/v1/namespaces/{place.namespace}/resourcequotas"
+    place.create(quotas, quota)
+    # a quota is in force when its controller has counted what is there
+    next(document for _event, document in place.kube.watch(quotas, timeout_s=60) if (document.get("status") or {}).get("hard"))
     wanted = [manifest("ConfigMap", "settings", data={"a": "2"}), service("router")]
     for check_mode in (True, False):
         with pytest.raises(ServingError, match=r"^Nothing was changed.*Service/router: .*exceeded quota: small"):
