@@ -534,7 +534,9 @@ def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[s
         **router,
         "listeners": [{**listener, "ports": own} for listener, own in zip(listeners, ports)],
         "service_ports": [
-            {"name": port["name"], "port": port["containerPort"], "targetPort": port["name"]} for own in ports for port in own
+            {"name": port["name"], "port": port["containerPort"], "targetPort": port["name"], "protocol": "TCP"}
+            for own in ports
+            for port in own
         ],
         "scrape": [{"port": own[-1]["name"], "path": "/metrics", "interval": "15s"} for own in ports],
         "replicas": settings["vllm_router_replicas"],
