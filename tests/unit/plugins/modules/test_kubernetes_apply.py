@@ -721,7 +721,6 @@ def test_a_secret_in_a_manifest_is_refused_and_not_echoed(monkeypatch: pytest.Mo
     answer = json.loads(output)
     assert answer["failed"]
     assert answer["msg"].startswith("Secret/keys has values in its manifest")
-    assert answer["invocation"]["module_args"]["namespace"] == "chatbot"
     assert "plain-in" not in output
 
 
