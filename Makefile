@@ -30,7 +30,7 @@ golden: .venv/ready-dev ## write the golden manifests anew; look at the diff
 
 test: lint sanity unit ## everything that needs no cluster
 
-test-cluster: .venv/ready-dev ## molecule on the cluster of $$KUBECONFIG
+test-cluster: .venv/ready-dev ## modules, manifests and molecule on the cluster that KUBECONFIG names
 	@scripts/test-cluster
 
 docs: .venv/ready-dev ## write docs/reference.md from the argument specs and module docs
