@@ -20,7 +20,7 @@ import secrets
 import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
-from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeError, Object
+from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeError, Object, selector_text
 from ansible_collections.llmops.serving.plugins.module_utils._rollout import pods_of
 
 try:
@@ -186,11 +186,6 @@ def annotations_of(document: Object) -> dict[str, str]:
 def is_dying(document: Object) -> bool:
     """Whether the object is being deleted and only waits for its finalizers."""
     return bool(document["metadata"].get("deletionTimestamp"))
-
-
-def selector_text(labels: t.Mapping[str, str]) -> str:
-    """Return *labels* as the API wants a label selector."""
-    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
 
 
 def prepare(manifests: t.Sequence[Object], namespace: str, owner: Owner) -> list[Object]:

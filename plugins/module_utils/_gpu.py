@@ -21,6 +21,7 @@ import re
 import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 
 if t.TYPE_CHECKING:
     from ansible_collections.llmops.serving.plugins.module_utils._kube import Kube, Object
@@ -146,8 +147,7 @@ def cluster_gpus(
     *tolerations* are those that the pods will have. The GPUs of *replaced_pods* (``namespace``, ``label_selector``) count as free.
     Nothing is kept of a pod but what it holds. Raises KubeError when the API does not answer or does not permit it.
     """
-    labels = ",".join(f"{key}={value}" for key, value in (node_selector or {}).items())
-    found = kube.list("/api/v1/nodes", label_selector=labels, missing_ok=False)
+    found = kube.list("/api/v1/nodes", label_selector=selector_text(node_selector or {}), missing_ok=False)
     rows = [gpus for node in found for gpus in node_gpus(node, accelerator, tolerations)]
     nodes = {gpus.node for gpus in rows if gpus.count}
     if not nodes:

@@ -273,6 +273,11 @@ class _BridgeHandler(socketserver.BaseRequestHandler):
             forward.close()
 
 
+def selector_text(labels: t.Mapping[str, t.Any]) -> str:
+    """Return *labels* as the API wants a label selector."""
+    return ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+
+
 def container_states(pod: Object) -> t.Iterator[Object]:
     """Yield the statuses of the containers of *pod*, init containers first."""
     status = pod.get("status") or {}

@@ -231,7 +231,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._apply import (
     Step,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
-from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube, KubeError, Object
+from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube, KubeError, Object, selector_text
 
 PARALLEL = 8
 # What is applied only when the Jobs of the set are complete.
@@ -601,7 +601,7 @@ class Application:
             if step.kind.name == "Deployment" and step.live is not None:
                 deployment = step.live
                 labels = ((deployment.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
-                self._wait_until_pods_gone(step.title, _apply.selector_text(labels), functools.partial(_rollout.pods_of, deployment))
+                self._wait_until_pods_gone(step.title, selector_text(labels), functools.partial(_rollout.pods_of, deployment))
 
     def _follow_jobs(self) -> None:
         """Wait once, where that was asked for, until the Jobs of the set are complete."""
@@ -668,7 +668,7 @@ class Application:
         else:
             deployment = step.desired or {}
             labels = ((deployment.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
-            pods = _rollout.pods_of(deployment, self._list(PODS, _apply.selector_text(labels)))
+            pods = _rollout.pods_of(deployment, self._list(PODS, selector_text(labels)))
         return sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), reverse=True)
 
     def _pods_say(self, step: Step) -> str:

@@ -212,6 +212,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._kube import (
     KubeError,
     Object,
     is_ready,
+    selector_text,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIClient, OpenAIError
 from ansible_collections.llmops.serving.plugins.module_utils._rollout import pod_trouble, rollout_pending
@@ -329,8 +330,7 @@ class Router:
         deployment = self.kube.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
         if deployment is None:
             raise ServingError(f"There is no Deployment {name} in namespace {namespace}. Look: {self._kubectl()} get deployments")
-        labels = deployment["spec"]["selector"]["matchLabels"]
-        selector = ",".join(f"{label}={value}" for label, value in labels.items())
+        selector = selector_text(deployment["spec"]["selector"]["matchLabels"])
         self.engines = Engines.seen(deployment, self.kube.list(f"/api/v1/namespaces/{namespace}/pods", selector))
         if not self.engines.settled:
             self._settled_since_s = None
@@ -386,9 +386,7 @@ class Router:
         ports = {entry["port"]: entry.get("targetPort") or entry["port"] for entry in self._service["spec"].get("ports") or []}
         if port not in ports:
             raise ServingError(f"The Service {namespace}/{name} has no port {port}, but {', '.join(map(str, sorted(ports)))}.")
-        pods = list(
-            self.kube.list(f"/api/v1/namespaces/{namespace}/pods", ",".join(f"{label}={value}" for label, value in selector.items()))
-        )
+        pods = list(self.kube.list(f"/api/v1/namespaces/{namespace}/pods", selector_text(selector)))
         ready = sorted(filter(is_ready, pods), key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
         if not ready:
             trouble = first_trouble(pods) or f"there is none of {namespace}/{name}"
