@@ -1,0 +1,126 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# PRIVATE: of this collection only; it may change in any release.
+"""A command that a module runs and listens to, and that never outlives it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import threading
+import time
+import typing as t
+from pathlib import Path
+
+GRACE_S = 10.0
+LOOK_S = 0.05
+
+
+class Child:
+    """A running command, with what it writes to both outputs as lines. Leaving the ``with`` block ends it and all it has started."""
+
+    def __init__(self, command: t.Sequence[str], cwd: t.Optional[str] = None, env: t.Optional[t.Mapping[str, str]] = None) -> None:
+        self.command = list(command)
+        self.cwd = cwd
+        self.env = env
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Child:
+        """Start the command, in a session of its own, so that a signal reaches everything it has started."""
+        self._stack.enter_context(_interruptible())
+        try:
+            self.process = subprocess.Popen(
+                self.command,
+                cwd=self.cwd,
+                env=self.env,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except OSError:
+            self._stack.close()
+            raise
+        self._lines: queue.Queue[t.Optional[str]] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_exc: t.Any) -> None:
+        """End what still runs, also what the command left behind: politely, then for good."""
+        try:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                for pid in self._left():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+                deadline = time.monotonic() + GRACE_S
+                while self._left() and time.monotonic() < deadline:
+                    time.sleep(LOOK_S)
+        finally:
+            self._stack.close()
+
+    def _left(self) -> list[int]:
+        """Return the ids of what still runs of the command's session; the command alone where there is no ``/proc``."""
+        alive = self.process.poll() is None
+        return _session(self.process.pid) or ([self.process.pid] if alive else [])
+
+    def lines(self, pause_s: t.Optional[float] = None) -> t.Iterator[str]:
+        """Yield what the command writes, line by line, until it ends; with *pause_s*, an empty line whenever it is silent so long."""
+        while True:
+            try:
+                line = self._lines.get(timeout=pause_s)
+            except queue.Empty:
+                yield ""
+                continue
+            if line is None:
+                return
+            yield line
+
+    def wait(self) -> int:
+        """Return the exit code; negative is the signal that killed it."""
+        return self.process.wait()
+
+    def _read(self) -> None:
+        if self.process.stdout:
+            with self.process.stdout as out:
+                for line in out:
+                    self._lines.put(line.decode(errors="replace").rstrip("\r\n"))
+        self._lines.put(None)
+
+
+def _session(leader: int) -> list[int]:
+    """Return the ids of the processes in the session of *leader*, those that are over left out."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] not in "ZX":
+                found.append(int(stat.parent.name))
+    return found
+
+
+@contextlib.contextmanager
+def _interruptible() -> t.Iterator[None]:
+    """Let a polite end of this process raise SystemExit, so that ``finally`` and ``with`` blocks run."""
+
+    def leave(number: int, _frame: t.Any) -> t.NoReturn:
+        # once is enough: the next one would interrupt the clean-up
+        for other in numbers:
+            signal.signal(other, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.signal(number, leave) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

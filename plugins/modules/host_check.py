@@ -1,0 +1,244 @@
+#!/usr/bin/python
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check that this machine can serve, and reserve what a deployment needs of it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: host_check
+short_description: Check that this machine can serve, and reserve what a deployment needs of it
+version_added: "0.2.0"
+author: ["The llmops.serving authors (@llmops)"]
+description:
+  - Looks at the operating system, the CPU, the memory, the disk, the Python interpreters and the ports of the machine that it runs on,
+    before anything is installed there.
+  - Keeps two runs from working on the same deployment at a time. The lock is the run's (of C(ansible-playbook)), and ends with it.
+  - Chooses ports, and keeps what it has chosen for later runs.
+  - Linux on x86-64 or aarch64 only; anything else ends in a message.
+attributes:
+  check_mode:
+    support: full
+    description: Everything is checked; the state folder is not made, no lock is taken, ports are not kept.
+  diff_mode:
+    support: none
+    description: There is nothing to compare.
+  idempotent:
+    support: full
+    description: What was chosen is kept.
+options:
+  state_dir:
+    description: The folder of the deployment. It is made, for this user alone.
+    type: path
+    required: true
+  title:
+    description: What is to be installed, as messages call it.
+    type: str
+    default: This deployment
+  cpu_check:
+    description: Whether vLLM's wheels for CPUs have to run here, which on x86-64 need AVX2.
+    type: bool
+    default: false
+  compiler_check:
+    description: Whether a C compiler and Python's headers have to be there, as vLLM needs them on a GPU.
+    type: bool
+    default: false
+  python:
+    description:
+      - The interpreter to use, a name or a path.
+      - Without it, the first of C(python3) and C(python3.N) with a version that fits.
+    type: str
+    default: ""
+  python_versions:
+    description: Least and greatest version of Python. Without it, or when all of O(disk) is there, no interpreter is looked for.
+    type: list
+    elements: str
+    default: []
+  memory_mib:
+    description: How much memory (MiB) has to be free. What the deployment's own processes hold counts as free. V(0) does not look.
+    type: int
+    default: 0
+  disk:
+    description: What will be written into O(state_dir).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      paths:
+        description: What is there when it has been written. It is not counted when all of them are.
+        type: list
+        elements: path
+        required: true
+      mib:
+        description: How much it takes (MiB).
+        type: int
+        required: true
+  disk_mib:
+    description: How much disk (MiB) others will take beside O(disk).
+    type: int
+    default: 0
+  ports:
+    description: Ports of the loopback interface to reserve.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: The program that will listen there.
+        type: str
+        required: true
+      usual:
+        description: Port to take when it is free. The next free one is taken otherwise.
+        type: int
+        required: true
+      port:
+        description: Port that has to be taken, whatever is usual.
+        type: int
+      variable:
+        description: Name of the variable that O(ports[].port) comes from, for messages.
+        type: str
+        default: port
+"""
+
+EXAMPLES = r"""
+- name: See whether two programs of 4 GiB can live here, and get ports for them
+  llmops.serving.host_check:
+    state_dir: ~/.local/state/example
+    python_versions: ["3.11", "3.12"]
+    memory_mib: 4096
+    disk:
+      - paths: [~/.local/state/example/venvs/app]
+        mib: 1500
+    ports:
+      - name: app
+        usual: 8000
+  register: host
+"""
+
+RETURN = r"""
+ports:
+  description: The port of each program that one was asked for.
+  returned: always
+  type: dict
+  sample: {vllm-backend: 8100, vllm-router: 8000}
+python:
+  description: Path of the interpreter.
+  returned: when an interpreter was looked for
+  type: str
+  sample: /usr/bin/python3.11
+python_version:
+  description: Its version.
+  returned: when an interpreter was looked for
+  type: str
+  sample: 3.11.7
+disk_mib:
+  description: How much disk (MiB) is still to be written.
+  returned: always
+  type: int
+  sample: 1500
+disk_free_mib:
+  description: How much disk (MiB) is free.
+  returned: always
+  type: int
+  sample: 68120
+memory_available_mib:
+  description: How much memory (MiB) is free, that of the deployment's own processes included.
+  returned: always
+  type: int
+  sample: 22380
+"""
+
+import os
+import typing as t
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.llmops.serving.plugins.module_utils import _host, _processes
+from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+
+
+def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.Any]:
+    """Check and reserve. Raises ServingError for the first thing that stands in the way."""
+    state_dir, title = Path(params["state_dir"]), params["title"]
+    _host.check_platform(avx2=params["cpu_check"])
+    changed = _host.make_state_dir(state_dir, dry=check_mode)
+    if not check_mode:
+        _host.take_lock(state_dir, _host.run_process())
+    missing_mib = sum(item["mib"] for item in params["disk"] if not all(map(os.path.exists, item["paths"])))
+    result: dict[str, t.Any] = {}
+    if params["python_versions"] and (missing_mib or not params["disk"]):
+        least, most = (_version(text) for text in (params["python_versions"][0], params["python_versions"][-1]))
+        python = _host.find_python(params["python"], least, most, title)
+        result.update(python=python.path, python_version=python.text)
+        if params["compiler_check"]:
+            _host.check_compiler(python)
+    own = _processes.marked(str(state_dir))
+    disk_free_mib = _host.check_disk(state_dir, missing_mib + params["disk_mib"], title)
+    available_mib, own_mib = _host.available_memory_mib(), sum(process.resident_mib for process in own)
+    _host.check_memory(params["memory_mib"], available_mib, own_mib, title)
+
+    path = state_dir / "ports.json"
+    reserved = _host.read_ports(path)
+    requests = [_host.PortRequest(wanted["name"], wanted["usual"], wanted["port"], wanted["variable"]) for wanted in params["ports"]]
+    ports = _host.choose_ports(requests, reserved, {process.pid for process in own})
+    if any(reserved.get(name) != port for name, port in ports.items()):
+        changed = True
+        if not check_mode:
+            _host.write_ports(path, {**reserved, **ports})
+    return {
+        **result,
+        "changed": changed,
+        "ports": ports,
+        "disk_mib": missing_mib,
+        "disk_free_mib": disk_free_mib,
+        "memory_available_mib": available_mib + own_mib,
+    }
+
+
+def _version(text: str) -> tuple[int, int]:
+    major, minor = (int(part) for part in text.split("."))
+    return major, minor
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(
+        argument_spec={
+            "state_dir": {"type": "path", "required": True},
+            "title": {"type": "str", "default": "This deployment"},
+            "cpu_check": {"type": "bool", "default": False},
+            "compiler_check": {"type": "bool", "default": False},
+            "python": {"type": "str", "default": ""},
+            "python_versions": {"type": "list", "elements": "str", "default": []},
+            "memory_mib": {"type": "int", "default": 0},
+            "disk": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"paths": {"type": "list", "elements": "path", "required": True}, "mib": {"type": "int", "required": True}},
+            },
+            "disk_mib": {"type": "int", "default": 0},
+            "ports": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {
+                    "name": {"type": "str", "required": True},
+                    "usual": {"type": "int", "required": True},
+                    "port": {"type": "int"},
+                    "variable": {"type": "str", "default": "port"},
+                },
+            },
+        },
+        supports_check_mode=True,
+    )
+    try:
+        result = run(module.params, module.check_mode)
+    except ServingError as exc:
+        module.fail_json(msg=str(exc), **exc.details)
+    module.exit_json(**result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# PRIVATE: of this collection only; it may change in any release.
+"""Action plugins that show what their module tells while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+import threading
+import time
+import typing as t
+
+from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
+from ansible_collections.llmops.serving.plugins.module_utils._progress import duration
+
+LOOK_S = 0.3
+# Within a phase, a person sees a line this often; a file or a pipe only the first of each phase.
+PAUSE_S = 10.0
+
+display = Display()
+
+
+class ProgressAction(ActionBase):
+    """Runs the module of the same name and prints its progress, where the module runs on this machine."""
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: t.Any = None, task_vars: t.Any = None) -> dict[str, t.Any]:
+        """Run the module; its result is the task's."""
+        result: dict[str, t.Any] = super().run(tmp, task_vars)
+        arguments = dict(self._task.args)
+        with contextlib.ExitStack() as stack:
+            if self._connection.transport == "local" and not self._task.check_mode and not arguments.get("progress_path"):
+                arguments["progress_path"] = stack.enter_context(followed(Teller(display.display, is_terminal())))
+            result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
+        return result
+
+
+class Teller:
+    """Decides which of the lines that a module tells are printed."""
+
+    def __init__(self, say: t.Callable[[str], None], terminal: bool, now: t.Callable[[], float] = time.monotonic) -> None:
+        self.say = say
+        self.terminal = terminal
+        self._now = now
+        self._start = now()
+        self._phase: t.Optional[str] = None
+        self._said_at = 0.0
+
+    def hear(self, line: str) -> None:
+        """Take one line of the module's file: print it when its phase is new or, on a terminal, when the last one is long ago."""
+        try:
+            told = json.loads(line)
+            phase, text = told["phase"], told["text"]
+        except (ValueError, KeyError, TypeError):
+            return
+        now = self._now()
+        if phase == self._phase and not (self.terminal and now - self._said_at >= PAUSE_S):
+            return
+        self._phase, self._said_at = phase, now
+        self.say(f"  {duration(now - self._start):>10}  {text}")
+
+
+def is_terminal(parent: t.Optional[int] = None) -> bool:
+    """Whether a person looks at the output of ansible-playbook, the *parent* of the worker in which an action plugin runs.
+
+    The worker itself is cut off from the terminal. Where there is no ``/proc``, nobody is taken to look.
+    """
+    try:
+        return os.readlink(f"/proc/{parent or os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty", "/dev/console"))
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def followed(teller: Teller) -> t.Iterator[str]:
+    """Give the path of a file, and let *teller* hear each line that is appended to it while the block runs."""
+    with tempfile.TemporaryDirectory(prefix="llmops-serving-") as folder:
+        path = os.path.join(folder, "progress")
+        with open(path, "w+", encoding="utf-8", errors="replace") as file:
+            over = threading.Event()
+
+            def follow() -> None:
+                rest = ""
+                while True:
+                    last = over.is_set()
+                    rest += file.read()
+                    *lines, rest = rest.split("\n")
+                    for line in lines:
+                        teller.hear(line)
+                    if last:
+                        return
+                    over.wait(LOOK_S)
+
+            follower = threading.Thread(target=follow, daemon=True)
+            follower.start()
+            try:
+                yield path
+            finally:
+                over.set()
+                follower.join()

@@ -1,0 +1,176 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checking this very machine: small wishes that it can fulfil, and such that no machine can."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.llmops.serving.plugins.module_utils import _host
+from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+from ansible_collections.llmops.serving.plugins.modules import host_check
+
+HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
+FREE = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); print(s.getsockname()[1], flush=True); input()"
+
+
+@pytest.fixture
+def state_dir(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "chat"
+
+
+def run(state_dir: Path, check_mode: bool = False, **params: t.Any) -> dict[str, t.Any]:
+    defaults: dict[str, t.Any] = {
+        "title": "smoke",
+        "cpu_check": False,
+        "compiler_check": False,
+        "python": "",
+        "python_versions": [],
+        "memory_mib": 0,
+        "disk": [],
+        "disk_mib": 0,
+        "ports": [],
+    }
+    return host_check.run({"state_dir": str(state_dir), **defaults, **params}, check_mode)
+
+
+def port(name: str, usual: int, wanted: t.Optional[int] = None) -> dict[str, t.Any]:
+    return {"name": name, "usual": usual, "port": wanted, "variable": f"{name}_port"}
+
+
+def free_port() -> int:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_what_is_told(state_dir: Path) -> None:
+    usual = free_port()
+    params = {"python": sys.executable, "python_versions": [HERE], "memory_mib": 1, "disk_mib": 1, "ports": [port("app", usual)]}
+    first = run(state_dir, **params)
+    assert first["changed"]
+    assert first["ports"] == {"app": usual}
+    assert os.path.samefile(first["python"], sys._base_executable)  # type: ignore[attr-defined]
+    assert first["python_version"] == ".".join(map(str, sys.version_info[:3]))
+    assert first["disk_free_mib"] > 1
+    assert first["memory_available_mib"] > 1
+    second = run(state_dir, **params)
+    assert (second["changed"], second["ports"]) == (False, {"app": usual})
+
+
+def test_check_mode_writes_nothing(state_dir: Path) -> None:
+    result = run(state_dir, check_mode=True, ports=[port("app", free_port())])
+    assert result["changed"]
+    assert not state_dir.parent.exists()
+    run(state_dir)
+    before = sorted(path.name for path in state_dir.iterdir())
+    assert run(state_dir, check_mode=True, ports=[port("app", free_port())])["changed"]
+    assert sorted(path.name for path in state_dir.iterdir()) == before
+
+
+def test_the_lock_is_the_runs(state_dir: Path) -> None:
+    run(state_dir)
+    assert json.loads((state_dir / "run.lock").read_text())["pid"] == _host.run_process()
+
+
+def test_another_run_keeps_it_from_all(state_dir: Path) -> None:
+    with subprocess.Popen(["sleep", "600"]) as other:
+        state_dir.mkdir(parents=True)
+        _host.take_lock(state_dir, other.pid)
+        with pytest.raises(ServingError, match="Another run works on"):
+            run(state_dir, ports=[port("app", free_port())])
+        assert not (state_dir / "ports.json").exists()
+        other.kill()
+
+
+def test_a_component_keeps_the_ports_of_the_others(state_dir: Path) -> None:
+    one, two = free_port(), free_port()
+    run(state_dir, ports=[port("vllm-router", one)])
+    assert run(state_dir, ports=[port("open-webui", one)])["ports"] != {"open-webui": one}
+    run(state_dir, ports=[port("open-webui", two, two)])
+    assert _host.read_ports(state_dir / "ports.json") == {"vllm-router": one, "open-webui": two}
+
+
+def test_what_processes_of_the_deployment_hold_counts_as_free(state_dir: Path) -> None:
+    environment = {"LLMOPS_SERVING_STATE": str(state_dir)}
+    code = f"block = bytearray(64 * 2**20); {FREE}"
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as engine:
+        assert engine.stdout is not None
+        taken = int(engine.stdout.readline())
+        result = run(state_dir, ports=[port("engine", taken)])
+        other = run(state_dir.parent / "lab", ports=[port("engine", taken)])
+        engine.communicate(b"\n")
+    assert result["ports"] == {"engine": taken}
+    assert other["ports"] != {"engine": taken}
+
+
+def test_memory_of_the_deployment_is_added(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_host, "available_memory_mib", lambda: 1000)
+    code = "block = bytearray(64 * 2**20); print(flush=True); input()"
+    environment = {"LLMOPS_SERVING_STATE": str(state_dir)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as engine:
+        assert engine.stdout is not None
+        engine.stdout.readline()
+        result = run(state_dir, memory_mib=1050)
+        engine.communicate(b"\n")
+    assert result["memory_available_mib"] >= 1064
+    with pytest.raises(ServingError, match="smoke needs 1,050 MiB of memory; 1,000 MiB are free"):
+        run(state_dir, memory_mib=1050)
+
+
+def test_what_is_on_the_disk_already_is_not_counted(state_dir: Path) -> None:
+    huge = 2**40
+    whole = [str(state_dir / "venvs" / "vllm" / part) for part in ("stamp", "bin/python")]
+    disk = [{"paths": whole, "mib": huge}, {"paths": [str(state_dir / "logs")], "mib": 3}]
+    with pytest.raises(ServingError, match=f"smoke needs {huge + 3:,} MiB of disk in {state_dir}"):
+        run(state_dir, disk=disk)
+    (state_dir / "venvs" / "vllm" / "bin").mkdir(parents=True)
+    Path(whole[0]).write_text("")
+    Path(whole[1]).symlink_to("/nonexistent/python")  # an interpreter that has been removed
+    with pytest.raises(ServingError, match=f"needs {huge + 3:,} MiB"):
+        run(state_dir, disk=disk)
+    Path(whole[1]).unlink()
+    Path(whole[1]).symlink_to(sys.executable)
+    assert run(state_dir, disk=disk)["disk_mib"] == 3
+    with pytest.raises(ServingError, match=f"needs {huge + 3:,} MiB"):
+        run(state_dir, disk=disk, disk_mib=huge)
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"memory_mib": 2**40}, "of memory"),
+        ({"python_versions": ["3.98", "3.99"]}, r"smoke needs Python 3\.98 to 3\.99; found"),
+        ({"ports": [{"name": "app", "usual": 8000, "port": 70000, "variable": "app_port"}]}, "app_port: 70000 is no port"),
+    ],
+)
+def test_what_cannot_be_had_reserves_nothing(state_dir: Path, params: dict[str, t.Any], message: str) -> None:
+    with pytest.raises(ServingError, match=message):
+        run(state_dir, **params)
+    assert not (state_dir / "ports.json").exists()
+
+
+def test_the_wheels_are_checked_before_anything_is_made(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_host.platform, "machine", lambda: "riscv64")
+    with pytest.raises(ServingError, match="riscv64"):
+        run(state_dir)
+    assert not state_dir.exists()
+
+
+def test_a_compiler_is_asked_of_the_interpreter_that_was_found(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[_host.Python] = []
+    monkeypatch.setattr(_host, "check_compiler", asked.append)
+    params = {"python": sys.executable, "python_versions": [HERE]}
+    run(state_dir, **params)
+    assert asked == []
+    found = run(state_dir, compiler_check=True, **params)["python"]
+    assert [python.path for python in asked] == [found]

@@ -1,0 +1,152 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Showing what a module tells while it runs: whose lines are printed, to whom, and a real play."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.llmops.serving.plugins.module_utils._progress import Progress
+from ansible_collections.llmops.serving.plugins.plugin_utils.progress import Teller, followed, is_terminal
+
+ROOT = Path(__file__).parents[4]
+
+
+class Told:
+    """A Teller on a clock that the test moves, with what it has printed."""
+
+    def __init__(self, terminal: bool) -> None:
+        self.said: list[str] = []
+        self.time = 1000.0
+        self.teller = Teller(self.said.append, terminal, lambda: self.time)
+
+    def hear(self, moment: float, phase: str, text: str) -> None:
+        self.time = 1000 + moment
+        self.teller.hear(json.dumps({"phase": phase, "text": text}))
+
+    @property
+    def texts(self) -> list[str]:
+        return [line.split()[-1] for line in self.said]
+
+
+@pytest.mark.parametrize(("terminal", "texts"), [(False, ["1", "5", "6"]), (True, ["1", "3", "5", "6", "7"])])
+def test_who_looks_sees_more(terminal: bool, texts: list[str]) -> None:
+    told = Told(terminal)
+    for moment, phase, text in (
+        (0, "get", "1"),
+        (9.9, "get", "2"),
+        (10, "get", "3"),
+        (19, "get", "4"),
+        (20.5, "put", "5"),
+        (21, "get", "6"),
+        (60, "get", "7"),
+    ):
+        told.hear(moment, phase, text)
+    assert told.texts == texts
+
+
+def test_a_line_has_the_time_since_the_start() -> None:
+    told = Told(terminal=False)
+    told.hear(125, "get", "vLLM: 62 of 131 packages")
+    assert [line.split(maxsplit=4) for line in told.said] == [["2", "min", "5", "s", "vLLM: 62 of 131 packages"]]
+
+
+@pytest.mark.parametrize("line", ["", "no JSON", '{"phase": "a"}', '{"text": "a"}', "[]", "1", "null", '"phase"'])
+def test_a_line_that_is_none_is_skipped(line: str) -> None:
+    told = Told(terminal=True)
+    told.teller.hear(line)
+    assert told.said == []
+
+
+def test_lines_of_another_process_arrive(tmp_path: Path) -> None:
+    told = Told(terminal=False)
+    with followed(told.teller) as path:
+        lines = ['{"phase": "a", "text": "1"}', "damaged", '{"phase": "b", "text": "2"}', '{"phase": "c", "te']
+        subprocess.run(["sh", "-c", 'printf "%s\\n" "$@" >> "$0"; printf "\\377\\n" >> "$0"', path, *lines], check=True)
+        for _look in range(600):
+            if len(told.said) < 2:
+                time.sleep(0.05)
+        assert told.texts == ["1", "2"]
+        Progress(path).tell("d", "last")
+    assert told.texts == ["1", "2", "last"]
+    assert not os.path.exists(os.path.dirname(path))
+
+
+def test_half_a_line_waits_for_its_rest() -> None:
+    told = Told(terminal=False)
+    with followed(told.teller) as path, open(path, "a", encoding="utf-8") as file:
+        for piece in ('{"phase": "a", ', '"text": "1"}', "\n"):
+            print(piece, end="", file=file, flush=True)
+    assert told.texts == ["1"]
+
+
+def test_an_error_in_the_block_is_not_hidden() -> None:
+    with pytest.raises(ValueError, match="of the module"), followed(Told(terminal=False).teller):
+        raise ValueError("of the module")
+
+
+@pytest.fixture
+def terminal() -> t.Iterator[int]:
+    """The end of a terminal that programs write to."""
+    ours, theirs = os.openpty()
+    yield theirs
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_a_terminal_is_what_the_parent_writes_to(terminal: int) -> None:
+    for output, expected in ((terminal, True), (subprocess.PIPE, False), (subprocess.DEVNULL, False)):
+        with subprocess.Popen(["sleep", "600"], stdout=output) as parent:
+            assert is_terminal(parent.pid) is expected
+            parent.kill()
+    assert is_terminal(parent.pid) is False
+
+
+def test_a_worker_without_a_terminal_asks_its_parent(terminal: int) -> None:
+    code = "from ansible_collections.llmops.serving.plugins.plugin_utils.progress import is_terminal; print(is_terminal())"
+    worker = (
+        f"import subprocess, sys; sys.exit(b'True' not in subprocess.run([sys.executable, '-c', {code!r}], capture_output=True).stdout)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".venv/collections")}
+    assert subprocess.run([sys.executable, "-c", worker], env=environment, stdout=terminal, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", worker], env=environment, stdout=subprocess.PIPE, check=False).returncode == 1
+
+
+PLAY = """
+- hosts: localhost
+  connection: local
+  gather_facts: false
+  tasks:
+    - llmops.serving.host_job:
+        title: smoke
+        command: [sh, -c, "echo step 1; touch {folder}/made"]
+        creates: "{folder}/made"
+        log_path: "{folder}/job.log"
+"""
+
+
+@pytest.mark.parametrize(("words", "shown"), [([], True), (["--check"], False)])
+def test_a_play_shows_what_its_module_tells(tmp_path: Path, words: list[str], shown: bool) -> None:
+    (tmp_path / "play.yml").write_text(PLAY.format(folder=tmp_path))
+    command = [
+        str(Path(sys.executable).parent / "ansible-playbook"),
+        "-i",
+        "localhost,",
+        "-e",
+        f"ansible_python_interpreter={sys.executable}",
+        *words,
+        str(tmp_path / "play.yml"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert bool(re.search(r"^ +\d+ s  .*step 1$", done.stdout, re.MULTILINE)) is shown
+    assert (tmp_path / "made").exists() is shown
