@@ -325,6 +325,29 @@ def parse_nvidia_smi(text: str, host: str) -> list[Gpus]:
     return rows
 
 
+def give_back(rows: t.Sequence[Gpus], uuids: str, processes: str, pids: t.Container[int]) -> None:
+    """Count as free what the processes *pids*, which will make room, hold of the memory of *rows*.
+
+    *uuids* is what ``--query-gpu=index,uuid`` wrote, *processes* what ``--query-compute-apps=gpu_uuid,pid,used_gpu_memory`` did, both
+    in MiB and without units. A driver that does not tell a process's memory (inside some containers) counts its whole GPU as free.
+    """
+    index_of = {words[1]: int(words[0]) for words in _words(uuids, 2) if words[0].isdecimal()}
+    by_index = {gpus.index: gpus for gpus in rows}
+    for uuid, pid, used in _words(processes, 3):
+        gpus = by_index.get(index_of.get(uuid))
+        if gpus is None or gpus.memory_mib is None or gpus.memory_free_mib is None or _whole(pid) not in pids:
+            continue
+        held = _whole(used)
+        gpus.memory_free_mib = min(gpus.memory_mib, gpus.memory_free_mib + (gpus.memory_mib if held is None else held))
+        gpus.free = int(gpus.memory_free_mib >= FREE_SHARE * gpus.memory_mib)
+
+
+def _words(text: str, count: int) -> list[list[str]]:
+    """Return the fields of each line of *text*; a line that has not *count* of them is a message, and left out."""
+    lines = csv.reader(text.splitlines())
+    return [[word.strip() for word in line] for line in lines if len(line) == count]
+
+
 # -- judging -----------------------------------------------------------------------------------------------------------
 
 

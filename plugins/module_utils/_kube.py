@@ -24,16 +24,6 @@ import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 
-try:
-    from kubernetes import client as k8s_client
-    from kubernetes import config as k8s_config
-    from kubernetes.stream import ws_client
-    from urllib3.exceptions import HTTPError
-except ImportError:
-    HAS_KUBERNETES = False
-else:
-    HAS_KUBERNETES = True
-
 Object = dict[str, t.Any]
 
 PAGE_SIZE = 500
@@ -69,8 +59,14 @@ class Kube:
     @classmethod
     def connect(cls, kubeconfig: t.Optional[str] = None, context: t.Optional[str] = None) -> Kube:
         """Read the kubeconfig (given, ``KUBECONFIG``, ``~/.kube/config``) or the service account of the pod this runs in."""
-        if not HAS_KUBERNETES:
-            raise ServingError("The Python package kubernetes is missing where this module runs. Install it: pip install kubernetes")
+        try:
+            # here, because it takes half a second, which modules that talk to no cluster need not spend
+            from kubernetes import client as k8s_client
+            from kubernetes import config as k8s_config
+        except ImportError:
+            raise ServingError(
+                "The Python package kubernetes is missing where this module runs. Install it: pip install kubernetes"
+            ) from None
         configuration = k8s_client.Configuration()
         places = kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
         found = [path for path in (os.path.expanduser(place) for place in places.split(os.pathsep)) if path and os.path.exists(path)]
@@ -115,7 +111,7 @@ class Kube:
         call = self.api.param_serialize(method, path, query_params=pairs, header_params=headers, body=body, auth_settings=["BearerToken"])
         try:
             return self.api.call_api(*call, _request_timeout=(CONNECT_TIMEOUT_S, read_timeout_s))
-        except HTTPError as exc:
+        except _http_error() as exc:
             raise KubeError(
                 f"The Kubernetes API at {self.host} cannot be reached: {_root_cause(exc)}. "
                 "Check that the cluster runs and that llm_kubeconfig and llm_kube_context name it."
@@ -195,7 +191,7 @@ class Kube:
                     if line.strip():
                         event = json.loads(line)
                         yield event["type"], event["object"]
-        except HTTPError:
+        except _http_error():
             return  # a stream that breaks off is a stream that ended: the caller looks again
         finally:
             response.response.close()
@@ -218,6 +214,8 @@ class Kube:
         def connect() -> t.Any:
             ports = [("ports", str(port))]
             call = self.api.param_serialize("GET", path, query_params=ports, header_params={}, auth_settings=["BearerToken"])
+            from kubernetes.stream import ws_client
+
             return ws_client.portforward_call(self.api.configuration, "GET", call[1], headers=call[2])
 
         bridge = _Bridge(connect, port)
@@ -252,10 +250,12 @@ class _Bridge(socketserver.ThreadingTCPServer):
 
 class _BridgeHandler(socketserver.BaseRequestHandler):
     def handle(self) -> None:
+        from kubernetes.client import ApiException
+
         bridge = t.cast(_Bridge, self.server)
         try:
             forward = bridge.connect()
-        except k8s_client.ApiException as exc:
+        except ApiException as exc:
             bridge.refusal = str(exc.reason)
             raise
         far: socket.socket = forward.socket(bridge.port)
@@ -271,6 +271,13 @@ class _BridgeHandler(socketserver.BaseRequestHandler):
                         peers[near].sendall(data)
         finally:
             forward.close()
+
+
+def _http_error() -> type[Exception]:
+    """Return the exception of the transport; only called when one has been raised, so that its library is there."""
+    from urllib3.exceptions import HTTPError
+
+    return HTTPError
 
 
 def selector_text(labels: t.Mapping[str, t.Any]) -> str:

@@ -31,11 +31,15 @@ class Lap(t.NamedTuple):
 
 
 def laps(
-    timeout_s: float, pause_s: float, now: t.Callable[[], float] = time.monotonic, sleep: t.Callable[[float], None] = time.sleep
+    timeout_s: float,
+    pause_s: float,
+    now: t.Callable[[], float] = time.monotonic,
+    sleep: t.Callable[[float], None] = time.sleep,
+    longest_pause_s: float = LONGEST_PAUSE_S,
 ) -> t.Iterator[Lap]:
     """Yield a lap at once, then one after each pause, the last when *timeout_s* have passed.
 
-    Pauses begin with *pause_s* and grow by half each time, up to ten seconds (or *pause_s*, when that is longer).
+    Pauses begin with *pause_s* and grow by half each time, up to *longest_pause_s* (or *pause_s*, when that is longer).
     Time that the looks take counts too.
     """
     start = now()
@@ -48,7 +52,7 @@ def laps(
         if remaining <= 0:
             return
         sleep(min(pause_s, remaining))
-        pause_s = max(pause_s, min(pause_s * BACK_OFF, LONGEST_PAUSE_S))
+        pause_s = max(pause_s, min(pause_s * BACK_OFF, longest_pause_s))
 
 
 class Waiter:
@@ -58,7 +62,12 @@ class Waiter:
     """
 
     def __init__(
-        self, timeout_s: float, pause_s: float, now: t.Callable[[], float] = time.monotonic, sleep: t.Callable[[float], None] = time.sleep
+        self,
+        timeout_s: float,
+        pause_s: float,
+        now: t.Callable[[], float] = time.monotonic,
+        sleep: t.Callable[[float], None] = time.sleep,
+        longest_pause_s: float = LONGEST_PAUSE_S,
     ) -> None:
         self.timeout_s = timeout_s
         self.pause_s = pause_s
@@ -67,6 +76,7 @@ class Waiter:
         self.last_error = ""
         self._now = now
         self._sleep = sleep
+        self._longest_pause_s = longest_pause_s
 
     def until(self, look: t.Callable[[Lap], T]) -> t.Optional[T]:
         """Return what *look* returns, as soon as it returns; None when it said NotYetError until the time was up.
@@ -74,7 +84,7 @@ class Waiter:
         Any other exception of *look* cannot be waited out: it ends the wait at once.
         """
         start = self._now()
-        for lap in laps(self.timeout_s, self.pause_s, self._now, self._sleep):
+        for lap in laps(self.timeout_s, self.pause_s, self._now, self._sleep, self._longest_pause_s):
             self.attempts = lap.attempt
             self.last_error = ""
             try:

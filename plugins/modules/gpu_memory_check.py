@@ -83,6 +83,18 @@ options:
         description: Label selector of the pods.
         type: str
         required: true
+  gpu_ids:
+    description: Indices, as in C(nvidia-smi), of the GPUs to look at. Without it, all. Used with O(source=host).
+    type: list
+    elements: int
+    default: []
+    version_added: "0.2.0"
+  replaced_state_dir:
+    description:
+      - Folder of a deployment on this host whose processes will make room. What they hold of a GPU counts as free.
+      - Used with O(source=host).
+    type: path
+    version_added: "0.2.0"
 extends_documentation_fragment: [llmops.serving.kubernetes]
 """
 
@@ -238,6 +250,7 @@ import platform
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.llmops.serving.plugins.module_utils import _processes
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._gpu import (
     NVIDIA_SMI_FIELDS,
@@ -246,6 +259,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._gpu import (
     check,
     cluster_gpus,
     cluster_place,
+    give_back,
     host_place,
     nvidia_smi_failure,
     parse_nvidia_smi,
@@ -283,7 +297,18 @@ def read_host(module: AnsibleModule, host: str) -> list[Gpus]:
         return []
     if code:
         raise nvidia_smi_failure(host, code, err or out)
-    return parse_nvidia_smi(out, host)
+    rows = parse_nvidia_smi(out, host)
+    wanted, state_dir = module.params["gpu_ids"], module.params["replaced_state_dir"]
+    absent = sorted(set(wanted) - {gpus.index for gpus in rows})
+    if absent:
+        found = ", ".join(str(gpus.index) for gpus in rows) or "none"
+        raise ServingError(f"GPU check: {host} has no GPU {absent[0]}; nvidia-smi lists {found}. Mend vllm_gpu_ids.")
+    pids = {process.pid for process in _processes.marked(state_dir)} if state_dir else set()
+    if pids:
+        queries = ("--query-gpu=index,uuid", "--query-compute-apps=gpu_uuid,pid,used_gpu_memory")
+        uuids, processes = (module.run_command([binary, query, "--format=csv,noheader,nounits"])[1] for query in queries)
+        give_back(rows, uuids, processes, pids)
+    return [gpus for gpus in rows if not wanted or gpus.index in wanted]
 
 
 def main() -> None:
@@ -301,6 +326,8 @@ def main() -> None:
                 "type": "dict",
                 "options": {"namespace": {"type": "str", "required": True}, "label_selector": {"type": "str", "required": True}},
             },
+            "gpu_ids": {"type": "list", "elements": "int", "default": []},
+            "replaced_state_dir": {"type": "path"},
             **KUBERNETES_ARGS,
         },
         supports_check_mode=True,

@@ -19,6 +19,8 @@ description:
   - Refused connections, timeouts, the statuses 404, 429 and 5xx, and pods that are not ready may heal and are waited for. The module
     fails at once on what does not - a refused API key (401, 403), a refused completion (400), and, with O(engine_deployment), a model that
     the router does not list although it lists others and all engine pods have been ready for 30 seconds.
+  - On a host, with O(supervised), a program that has ended, or that supervisord has given up, ends the wait, too; the message has the
+    decisive line of its log.
   - Where O(engine_deployment) is given, these three are judged only when its rollout is over, because pods of before may still answer.
 extends_documentation_fragment: [llmops.serving.kubernetes]
 attributes:
@@ -60,8 +62,12 @@ options:
   api_key:
     description:
       - API key of the router.
-      - At most one of O(api_key) and O(api_key_secret) can be given. Without both, requests carry no key.
+      - At most one of O(api_key), O(api_key_secret) and O(api_key_file) can be given. Without them, requests carry no key.
     type: str
+  api_key_file:
+    description: File that holds the API key, where the module runs. It is read there, so that the key never passes through Ansible.
+    type: path
+    version_added: "0.2.0"
   api_key_secret:
     description: Where the API key is kept in the cluster. The module reads it there, so that the key never passes through Ansible.
     type: dict
@@ -84,6 +90,20 @@ options:
       - With it, its rollout has to be over before a completion is asked for, so that an engine of before is not taken for a new one, and
         messages tell what is wrong with engines that are not ready.
     type: str
+  supervised:
+    description: Engine and router on a host, as M(llmops.serving.supervisor_apply) keeps them running.
+    type: dict
+    version_added: "0.2.0"
+    suboptions:
+      state_dir:
+        description: Folder of the deployment.
+        type: path
+        required: true
+      programs:
+        description: Names of the programs that have to run. The log of the first is where to look when it takes too long.
+        type: list
+        elements: str
+        required: true
   wait:
     description: Whether to wait. V(false) looks once and does not fail; RV(ready) says what was found.
     type: bool
@@ -93,7 +113,9 @@ options:
     type: int
     default: 600
   wait_sleep:
-    description: Seconds between the first look and the second. Later pauses grow by half each, up to ten seconds.
+    description:
+      - Seconds between the first look and the second. Later pauses grow by half each, up to ten seconds.
+      - With O(supervised) they do not grow; a look at one's own machine costs little.
     type: float
     default: 1
   request_timeout:
@@ -112,6 +134,10 @@ options:
   ca_path:
     description: File with the certificates of the authorities to trust for an HTTPS O(url). Without it, those of the system.
     type: path
+  progress_path:
+    description: File to which the module appends what it does, for the action plugin of the same name, which shows it. Set by that plugin.
+    type: path
+    version_added: "0.2.0"
 notes:
   - With O(url) and without O(api_key_secret), no Python package beside Ansible's own is needed, and the module can run on any host.
 """
@@ -200,6 +226,7 @@ last_error:
 import base64
 import binascii
 import contextlib
+import os
 import shlex
 import time
 import typing as t
@@ -215,8 +242,10 @@ from ansible_collections.llmops.serving.plugins.module_utils._kube import (
     selector_text,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIClient, OpenAIError
+from ansible_collections.llmops.serving.plugins.module_utils._progress import PROGRESS_ARGS, Progress
 from ansible_collections.llmops.serving.plugins.module_utils._rollout import pod_trouble, rollout_pending
-from ansible_collections.llmops.serving.plugins.module_utils._wait import Lap, NotYetError, Waiter
+from ansible_collections.llmops.serving.plugins.module_utils._supervisor import ProcessInfo, Supervisor, why_ended
+from ansible_collections.llmops.serving.plugins.module_utils._wait import LONGEST_PAUSE_S, Lap, NotYetError, Waiter
 
 UNLISTED_GRACE_S = 30.0
 SHORTEST_REQUEST_S = 1.0
@@ -266,6 +295,7 @@ class Router:
         self._service: t.Optional[Object] = None
         self._api_key: t.Optional[str] = params["api_key"]
         self._settled_since_s: t.Optional[float] = None
+        self._programs: dict[str, ProcessInfo] = {}
 
     @property
     def endpoint(self) -> str:
@@ -296,6 +326,7 @@ class Router:
 
     def _look(self, lap: Lap) -> Completion:
         settled = self._look_at_engines(lap)
+        self._look_at_programs()
         request_timeout_s = self.params["request_timeout"]
         if not self.once:
             request_timeout_s = min(request_timeout_s, max(lap.remaining_s, SHORTEST_REQUEST_S))
@@ -337,6 +368,22 @@ class Router:
         elif self._settled_since_s is None:
             self._settled_since_s = lap.elapsed_s
         return self.engines.settled
+
+    def _look_at_programs(self) -> None:
+        """Raise ServingError when a program has ended, or is started again and again."""
+        supervised = self.params["supervised"]
+        if not supervised:
+            return
+        supervisor = Supervisor(os.path.join(supervised["state_dir"], "supervisord.sock"))
+        before, self._programs = self._programs, {info.name: info for info in supervisor.processes()}
+        for name in supervised["programs"]:
+            program = self._programs.get(name)
+            if program is None:
+                raise ServingError(f"supervisord keeps no program {name}. Install again: make install-chat")
+            again = name in before and program.pid != before[name].pid
+            if program.state not in ("STARTING", "RUNNING") or again:
+                cause = why_ended(program).rstrip(".")
+                raise ServingError(f"{name} ended before the model answered: {cause}. Its log: {program.log_path}")
 
     def _judge_models(self, lap: Lap) -> None:
         model = self.params["model"]
@@ -394,7 +441,14 @@ class Router:
         return ready[-1]["metadata"]["name"], _container_port(ready[-1], ports[port])
 
     def _read_api_key(self) -> t.Optional[str]:
-        """Return the key, read from its Secret once."""
+        """Return the key, read from its Secret or its file once."""
+        path = self.params["api_key_file"]
+        if self._api_key is None and path:
+            try:
+                with open(path, encoding="utf-8") as file:
+                    self._api_key = file.read().strip()
+            except OSError as exc:
+                raise ServingError(f"Cannot read the API key from {path}: {exc.strerror}. Install again: make install-chat") from exc
         secret = self.params["api_key_secret"]
         if self._api_key is None and secret:
             name = f"{secret['namespace']}/{secret['name']}"
@@ -417,6 +471,8 @@ class Router:
                 f"The API key in {secret['key']} of the Secret {secret['namespace']}/{secret['name']} is not the one that the engines use; "
                 "restart the engines if it was changed since they started."
             )
+        if self.params["api_key_file"]:
+            return f"The API key in {self.params['api_key_file']} is not the one that the engine uses; restart it: make install-chat"
         if self._api_key:
             return "The API key is not the one that the engines use. Give theirs."
         return "The engines want an API key, and none was given. Set api_key or api_key_secret."
@@ -431,6 +487,8 @@ class Router:
     def _where_to_look(self) -> str:
         """Return commands: the log of the engines while too few are ready, that of the router otherwise."""
         service, deployment = self.params["service"], self.params["engine_deployment"]
+        if self.params["supervised"]:
+            return f"Look: {self._programs[self.params['supervised']['programs'][0]].log_path}"
         if not service:
             return f"Look at the log of what serves {self.params['url']}."
         of_engines = deployment and (self.engines is None or self.engines.pending)
@@ -465,11 +523,21 @@ def run(
 
     Raises ServingError, with the return values as its details, when the model cannot become ready or did not in time.
     """
-    waiter = Waiter(0 if once else params["wait_timeout"], params["wait_sleep"], now, sleep)
+    longest_pause_s = params["wait_sleep"] if params["supervised"] else LONGEST_PAUSE_S
+    waiter = Waiter(0 if once else params["wait_timeout"], params["wait_sleep"], now, sleep, longest_pause_s)
     router = Router(params, once, connect)
+    progress = Progress(params["progress_path"])
+
+    def look(lap: Lap) -> Completion:
+        try:
+            return router.look(lap)
+        except NotYetError as exc:
+            progress.tell(str(exc), f"{params['model']}: {exc}")
+            raise
+
     completion, failure = None, None
     try:
-        completion = waiter.until(router.look)
+        completion = waiter.until(look)
     except ServingError as exc:
         failure = str(exc)
     result: dict[str, t.Any] = {
@@ -514,7 +582,15 @@ def main() -> None:
                     "key": {"type": "str", "required": True, "no_log": False},
                 },
             },
+            "api_key_file": {"type": "path", "no_log": False},
             "engine_deployment": {"type": "str"},
+            "supervised": {
+                "type": "dict",
+                "options": {
+                    "state_dir": {"type": "path", "required": True},
+                    "programs": {"type": "list", "elements": "str", "required": True},
+                },
+            },
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int", "default": 600},
             "wait_sleep": {"type": "float", "default": 1},
@@ -522,9 +598,10 @@ def main() -> None:
             "max_tokens": {"type": "int", "choices": list(range(1, 9)), "default": 8, "no_log": False},
             "validate_certs": {"type": "bool", "default": True},
             "ca_path": {"type": "path"},
+            **PROGRESS_ARGS,
             **KUBERNETES_ARGS,
         },
-        mutually_exclusive=[("url", "service"), ("api_key", "api_key_secret")],
+        mutually_exclusive=[("url", "service"), ("api_key", "api_key_secret", "api_key_file"), ("supervised", "engine_deployment")],
         required_one_of=[("url", "service")],
         required_by={"engine_deployment": "service"},
         supports_check_mode=True,

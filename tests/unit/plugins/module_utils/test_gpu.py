@@ -17,6 +17,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._gpu import (
     cluster_gpus,
     cluster_place,
     compute_capability,
+    give_back,
     host_place,
     judge,
     node_obstacle,
@@ -486,3 +487,39 @@ def test_no_card_names_the_host() -> None:
 def test_what_is_no_table_is_told_in_its_own_words() -> None:
     with pytest.raises(ServingError, match=r"does not work on box: Unable to determine the device handle for GPU0: Unknown Error\."):
         parse_nvidia_smi("Unable to determine the device handle for GPU0: Unknown Error\n", "box")
+
+
+UUIDS = "0, GPU-aaaa\n1, GPU-bbbb\n"
+
+
+@pytest.mark.parametrize(
+    ("processes", "free_mib"),
+    [
+        ("GPU-bbbb, 10, 40000\nGPU-bbbb, 11, 30000\n", [81038, 79216]),
+        ("GPU-bbbb, 10, 70000\n", [81038, 79216]),
+        ("GPU-aaaa, 10, 882\nGPU-bbbb, 12, 70000\n", [81920, 9216]),  # 12 is of somebody else
+        ("GPU-bbbb, 10, 99999\n", [81038, 81920]),
+        ("GPU-bbbb, 10, [N/A]\n", [81038, 81920]),  # a driver that does not tell
+        ("GPU-bbbb, [Not Found], 70000\nMIG-cccc, 10, 70000\nGPU-dddd, 10, 1\n", [81038, 9216]),
+        ("NVIDIA-SMI has failed because it couldn't communicate\n\n", [81038, 9216]),
+        ("", [81038, 9216]),
+    ],
+)
+def test_what_makes_room_counts_as_free(processes: str, free_mib: list[int]) -> None:
+    rows = host("two-a100-one-busy.csv")
+    give_back(rows, UUIDS, processes, {10, 11})
+    assert [gpus.memory_free_mib for gpus in rows] == free_mib
+    assert [gpus.free for gpus in rows] == [1, int(free_mib[1] > 75367)]
+
+
+@pytest.mark.parametrize("uuids", ["", "Unable to determine the device handle\n", "[N/A], GPU-bbbb\n"])
+def test_without_the_names_of_gpus_nothing_is_given_back(uuids: str) -> None:
+    rows = host("two-a100-one-busy.csv")
+    give_back(rows, uuids, "GPU-bbbb, 10, 70000\n", {10})
+    assert rows == host("two-a100-one-busy.csv")
+
+
+def test_memory_that_is_unknown_stays_so() -> None:
+    rows = host("unified-memory.csv")
+    give_back(rows, UUIDS, "GPU-aaaa, 10, 1000\n", {10})
+    assert (rows[0].memory_free_mib, rows[0].free) == (None, 1)

@@ -4,7 +4,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
@@ -43,6 +47,8 @@ class Module:
             "tolerations": [],
             "replaced_pods": None,
             "node_selector": {},
+            "gpu_ids": [],
+            "replaced_state_dir": None,
             "kubeconfig": None,
             "context": None,
             **params,
@@ -50,13 +56,15 @@ class Module:
         self.binary = binary
         self.result = result
         self.command: list[str] = []
+        # what it writes when it is asked for these columns
+        self.answers: dict[str, str] = {}
 
     def get_bin_path(self, name: str, opt_dirs: list[str]) -> t.Optional[str]:
         return self.binary
 
-    def run_command(self, command: list[str], environ_update: dict[str, str]) -> tuple[int, str, str]:
+    def run_command(self, command: list[str], environ_update: t.Optional[dict[str, str]] = None) -> tuple[int, str, str]:
         self.command = command
-        return self.result
+        return (0, self.answers[command[1]], "") if command[1] in self.answers else self.result
 
 
 @pytest.fixture
@@ -137,3 +145,37 @@ def test_trouble_is_told(host: dict[str, t.Any], message: str) -> None:
     with pytest.raises(ServingError) as caught:
         gpu_memory_check.run(Module(source="host", **host))
     assert message in str(caught.value)
+
+
+TWO_GPUS = (0, "0, NVIDIA L4, 23034, 3000, 8.9, Disabled\n1, NVIDIA A100 80GB, 81920, 81000, 8.0, Disabled\n", "")
+
+
+def test_only_the_gpus_that_are_named_are_looked_at() -> None:
+    result = gpu_memory_check.run(Module(source="host", result=TWO_GPUS, gpu_ids=[1]))
+    assert [gpus["index"] for gpus in result["gpus"]] == [1]
+    with pytest.raises(ServingError, match="NVIDIA L4"):
+        gpu_memory_check.run(Module(source="host", result=TWO_GPUS, gpu_ids=[0]))
+
+
+@pytest.mark.parametrize(("ids", "absent"), [([2], 2), ([1, 3, 2], 2)])
+def test_a_gpu_that_is_named_and_not_there(ids: list[int], absent: int) -> None:
+    with pytest.raises(ServingError, match=rf"has no GPU {absent}; nvidia-smi lists 0, 1\. Mend vllm_gpu_ids\."):
+        gpu_memory_check.run(Module(source="host", result=TWO_GPUS, gpu_ids=ids))
+
+
+def test_processes_of_the_deployment_make_room(tmp_path: Path) -> None:
+    code = "print(flush=True); input()"
+    environment = {"PATH": os.environ["PATH"], "LLMOPS_SERVING_STATE": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as engine:
+        assert engine.stdout is not None
+        engine.stdout.readline()
+        module = Module(source="host", result=TWO_GPUS, gpu_ids=[0], replaced_state_dir=str(tmp_path))
+        module.answers = {
+            "--query-gpu=index,uuid": "0, GPU-aaaa\n1, GPU-bbbb\n",
+            "--query-compute-apps=gpu_uuid,pid,used_gpu_memory": f"GPU-aaaa, {engine.pid}, 19500\n",
+        }
+        [gpus] = gpu_memory_check.run(module)["gpus"]
+        engine.communicate(b"\n")
+    assert (gpus["memory_free_mib"], gpus["free"]) == (22500, 1)
+    with pytest.raises(ServingError, match="processes hold over 8% of the memory"):
+        gpu_memory_check.run(module)

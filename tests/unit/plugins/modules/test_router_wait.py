@@ -7,11 +7,18 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeError, Object
+from ansible_collections.llmops.serving.plugins.module_utils._supervisor import NotRunning, ProcessInfo
 from ansible_collections.llmops.serving.plugins.modules import router_wait
 from ansible_collections.llmops.serving.tests.unit import stub_openai as stub
 
@@ -134,8 +141,10 @@ def run(clock: Clock, cluster: t.Optional[Cluster] = None, once: bool = False, *
         "url": None,
         "service": None,
         "api_key": None,
+        "api_key_file": None,
         "api_key_secret": None,
         "engine_deployment": None,
+        "supervised": None,
         "wait_timeout": 60,
         "wait_sleep": 1.0,
         "request_timeout": 60.0,
@@ -144,6 +153,7 @@ def run(clock: Clock, cluster: t.Optional[Cluster] = None, once: bool = False, *
         "ca_path": None,
         "kubeconfig": None,
         "context": None,
+        "progress_path": None,
     }
     return router_wait.run({**defaults, **params}, once, connect, clock.now, clock.sleep)
 
@@ -458,3 +468,172 @@ def test_pods_that_have_ended_are_no_engines(clock: Clock, cluster: Cluster) -> 
     cluster.pods.append(pod("vllm-backend-0", "vllm-backend", ready=False, phase="Failed", reason="Evicted"))
     with pytest.raises(ServingError, match="although all engine pods"):
         rollout(clock, cluster, model="other")
+
+
+# On a host
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "VLLM_API_KEY"
+    path.write_text(f"{KEY}\n")
+    return path
+
+
+class Engine:
+    """A supervisord that keeps an engine and a router; ``info`` is what it says about the engine, None when it knows of none."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "vllm-backend.log"
+        self.info: t.Optional[ProcessInfo] = ProcessInfo("vllm-backend", "STARTING", 100, 0, 1, 0, "", str(self.log))
+        self.error: t.Optional[ServingError] = None
+        self.sockets: set[str] = set()
+        self.router = ProcessInfo("vllm-router", "RUNNING", 90, 0, 1, 0, "", str(folder / "vllm-router.log"))
+        self.programs = {"state_dir": str(folder), "programs": ["vllm-backend", "vllm-router"]}
+
+    def becomes(self, **changes: t.Any) -> None:
+        assert self.info is not None
+        self.info = self.info._replace(**changes)
+
+    def __call__(self, socket_path: str) -> Engine:
+        self.sockets.add(socket_path)
+        return self
+
+    def processes(self) -> list[ProcessInfo]:
+        if self.error is not None:
+            raise self.error
+        page = ProcessInfo("open-webui", "FATAL", None, 1, 1, 1, "", "")
+        return [page, self.router, *([self.info] if self.info else [])]
+
+
+@pytest.fixture
+def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    made = Engine(tmp_path)
+    monkeypatch.setattr(router_wait, "Supervisor", made)
+    return made
+
+
+def test_the_key_is_read_from_its_file(clock: Clock, server: stub.StubOpenAI, key_file: Path) -> None:
+    assert run(clock, url=server.url, api_key_file=str(key_file))["ready"]
+
+
+def test_a_file_with_another_key_is_named_and_no_key_is_told(clock: Clock, server: stub.StubOpenAI, key_file: Path) -> None:
+    key_file.write_text("sk-other")
+    with pytest.raises(ServingError, match=f"The API key in {key_file} is not the one that the engine uses") as caught:
+        run(clock, url=server.url, api_key_file=str(key_file))
+    assert "sk-" not in f"{caught.value} {caught.value.details}"
+
+
+def test_a_file_that_is_not_there(clock: Clock, server: stub.StubOpenAI, tmp_path: Path) -> None:
+    with pytest.raises(ServingError, match=rf"Cannot read the API key from {tmp_path}/KEY: No such file or directory"):
+        run(clock, url=server.url, api_key_file=str(tmp_path / "KEY"))
+
+
+def test_an_engine_that_starts_is_waited_for(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
+    server.scripts["/v1/models"] = [stub.status(503)]
+    clock.events[20] = lambda: engine.becomes(state="RUNNING")
+    clock.events[30] = lambda: server.scripts.update({"/v1/models": [LISTED]})
+    result = by_url(clock, server, supervised=engine.programs)
+    assert (result["ready"], result["elapsed_seconds"]) == (True, 30)
+    assert engine.sockets == {f"{engine.programs['state_dir']}/supervisord.sock"}
+
+
+CAUSE = "ValueError: No room"
+LOG = (
+    f"(EngineCore pid=1) ERROR 11-21 09:13:34 [core.py:1510] {CAUSE}\nRuntimeError: Engine core initialization failed. See root cause above"
+)
+QUICKLY = "Exited too quickly (process log may have details)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "log", "cause"),
+    [
+        ({"state": "BACKOFF", "pid": None, "spawn_error": QUICKLY}, LOG, CAUSE),
+        ({"state": "FATAL", "pid": None, "spawn_error": QUICKLY}, LOG, CAUSE),
+        ({"state": "EXITED", "pid": None, "exit_status": 3, "spawn_error": "Bad exit code 3"}, LOG, CAUSE),
+        ({"state": "EXITED", "pid": None, "exit_status": 3, "spawn_error": "Bad exit code 3"}, "", "exit code 3"),
+        ({"state": "FATAL", "pid": None, "spawn_error": QUICKLY}, "", "its log does not say why"),
+        # supervisord has started it again before somebody looked
+        ({"state": "STARTING", "pid": 101}, LOG, CAUSE),
+        # it was not started, so the log is about earlier
+        ({"state": "FATAL", "pid": None, "spawn_error": "couldn't exec /venvs/x: ENOENT"}, LOG, "couldn't exec /venvs/x: ENOENT"),
+    ],
+)
+def test_an_engine_that_ended_ends_the_wait(
+    clock: Clock, server: stub.StubOpenAI, engine: Engine, changes: dict[str, t.Any], log: str, cause: str
+) -> None:
+    server.scripts["/v1/models"] = [stub.status(503)]
+    engine.log.write_text(log)
+    clock.events[20] = lambda: engine.becomes(**changes)
+    with pytest.raises(ServingError) as caught:
+        by_url(clock, server, supervised=engine.programs)
+    assert str(caught.value) == f"vllm-backend ended before the model answered: {cause}. Its log: {engine.log}"
+    assert caught.value.details["elapsed_seconds"] == 20
+
+
+def test_an_engine_that_had_ended_before_is_told_at_once(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
+    engine.becomes(state="FATAL", pid=None)
+    with pytest.raises(ServingError, match="vllm-backend ended before the model answered") as caught:
+        by_url(clock, server, supervised=engine.programs)
+    assert caught.value.details["attempts"] == 1
+    assert server.requests == []
+
+
+def test_a_router_that_ended_ends_the_wait_too(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
+    engine.router = engine.router._replace(state="BACKOFF", pid=None, spawn_error=QUICKLY)
+    Path(engine.router.log_path).write_text("vllm-router: error: unrecognized arguments: --x\n")
+    with pytest.raises(ServingError, match=r"^vllm-router ended before the model answered: unrecognized arguments: --x\. Its log:"):
+        by_url(clock, server, supervised=engine.programs)
+
+
+def test_an_engine_that_nobody_keeps(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
+    engine.info = None
+    with pytest.raises(ServingError, match="supervisord keeps no program vllm-backend"):
+        by_url(clock, server, supervised=engine.programs)
+    engine.error = NotRunning("No supervisord listens at /x.")
+    assert by_url(clock, server, once=True, supervised=engine.programs)["last_error"] == "No supervisord listens at /x."
+
+
+def test_the_timeout_names_the_log_of_the_engine(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
+    server.scripts["/v1/models"] = [stub.status(503)]
+    with pytest.raises(ServingError, match=rf"did not answer within 5 s \(6 attempts\).* Look: {engine.log}$"):
+        by_url(clock, server, supervised=engine.programs, wait_timeout=5)
+
+
+def test_why_it_waits_is_told(clock: Clock, server: stub.StubOpenAI, tmp_path: Path) -> None:
+    server.scripts["/v1/models"] = [stub.models(), stub.status(503, "no engine"), LISTED]
+    by_url(clock, server, progress_path=str(tmp_path / "progress"))
+    told = [json.loads(line)["text"] for line in (tmp_path / "progress").read_text().splitlines()]
+    assert len(told) == 2
+    assert "the router lists no model" in told[0]
+    assert "503" in told[1]
+
+
+def test_a_real_supervisord_is_asked(clock: Clock, server: stub.StubOpenAI, tmp_path: Path) -> None:
+    script = tmp_path / "engine.py"
+    script.write_text("raise SystemExit('ValueError: No room')")
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text(
+        "[unix_http_server]\nfile=%(here)s/supervisord.sock\n"
+        "[rpcinterface:supervisor]\nsupervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface\n"
+        "[supervisord]\nlogfile=%(here)s/supervisord.log\npidfile=%(here)s/supervisord.pid\nminfds=64\nminprocs=10\n"
+        f"[program:vllm-backend]\ncommand={sys.executable} {script}\nstartretries=100\nredirect_stderr=true\n"
+        "stdout_logfile=%(here)s/vllm-backend.log\n"
+    )
+    supervisord = os.path.join(os.path.dirname(sys.executable), "supervisord")
+    with subprocess.Popen([supervisord, "-n", "-c", str(conf)], stdout=subprocess.DEVNULL) as process:
+        try:
+            while not (tmp_path / "vllm-backend.log").exists() or not (tmp_path / "vllm-backend.log").read_text():
+                assert process.poll() is None
+                time.sleep(0.05)
+            with pytest.raises(
+                ServingError, match=rf"^vllm-backend ended before the model answered: ValueError: No room\. Its log: {tmp_path}"
+            ):
+                run(
+                    clock,
+                    url="http://127.0.0.1:9",
+                    supervised={"state_dir": str(tmp_path), "programs": ["vllm-backend"]},
+                    wait_timeout=3600,
+                )
+        finally:
+            process.terminate()
