@@ -1,11 +1,12 @@
 # One-line aliases; `make help` lists them. INVENTORY=file and ANSIBLE_ARGS="..." are passed on to ansible-playbook.
-INVENTORY ?= inventory.yaml
+# Without an inventory.yaml of yours, this machine serves a smoke model.
+INVENTORY ?= $(firstword $(wildcard inventory.yaml) inventory.local.yaml)
 ANSIBLE_ARGS ?=
 PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
 PYTEST = .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install-chat uninstall-chat lint sanity unit golden test test-cluster docs build
+.PHONY: help install-chat uninstall-chat lint sanity unit golden test test-cluster docs lock build
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,13 +29,19 @@ unit: .venv/ready-dev ## unit tests and golden manifests
 golden: .venv/ready-dev ## write the golden manifests anew; look at the diff
 	@GOLDEN_WRITE=1 $(PYTEST) -q tests/golden
 
-test: lint sanity unit ## everything that needs no cluster
+test: lint sanity unit test-local ## everything that needs no cluster
+
+test-local: .venv/ready-dev ## install, use and uninstall the real programs on this machine, with a browser; beside a chat of yours
+	@scripts/test-local
 
 test-cluster: .venv/ready-dev ## modules, manifests and molecule on the cluster that KUBECONFIG names
 	@scripts/test-cluster
 
 docs: .venv/ready-dev ## write docs/reference.md from the argument specs and module docs
 	@.venv/bin/python scripts/reference.py
+
+lock: .venv/ready-dev ## write the lock files of the local platform anew; look at the diff
+	@.venv/bin/python scripts/lock.py
 
 build: .venv/ready ## build the collection's archive into build/
 	@.venv/bin/ansible-galaxy collection build --force --output-path build

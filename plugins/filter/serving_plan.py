@@ -29,6 +29,16 @@ options:
       - Without them, nothing is decided that depends on a GPU's kind.
     type: list
     elements: dict
+  host:
+    description:
+      - What M(llmops.serving.host_check) found on the machine (ports, Python), for the platform V(local).
+      - Without it, the usual ports are taken.
+    type: dict
+  options:
+    description:
+      - Options of the role's argument specification.
+      - With them, variables that the platform cannot honour are refused when they are not at their defaults.
+    type: dict
 """
 
 EXAMPLES = r"""
@@ -51,11 +61,15 @@ from ansible_collections.llmops.serving.plugins.module_utils._plan import make_p
 
 
 def serving_plan(
-    settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any], gpus: t.Optional[t.Sequence[t.Mapping[str, t.Any]]] = None
+    settings: t.Mapping[str, t.Any],
+    catalog: t.Mapping[str, t.Any],
+    gpus: t.Optional[t.Sequence[t.Mapping[str, t.Any]]] = None,
+    host: t.Optional[t.Mapping[str, t.Any]] = None,
+    options: t.Optional[t.Mapping[str, t.Any]] = None,
 ) -> dict[str, t.Any]:
     """Return the plan for the role variables *settings*; the reason as AnsibleFilterError where there can be none."""
     try:
-        return make_plan(settings, catalog, gpus)
+        return make_plan(settings, catalog, gpus, host, options)
     except ServingError as exc:
         raise AnsibleFilterError(str(exc)) from exc
 

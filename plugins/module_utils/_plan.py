@@ -15,7 +15,7 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _local, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 
 Plan = dict[str, t.Any]
@@ -25,6 +25,18 @@ FP8_IF_SUPPORTED = "fp8_if_supported"
 ENGINE_PORT = 8000
 DATA = "/data"
 MAX_LABEL = 63
+
+# Which router stands in front where the user says `auto`.
+USUAL_ROUTERS = {"kubernetes": "production-stack", "local": "vllm-router"}
+
+
+class Place(t.NamedTuple):
+    """Where the engine finds its files, and where it listens."""
+
+    data: str
+    host: str
+    port: int
+
 
 # What the image of an accelerator is, and the extended resource that its GPUs are asked by (None: no GPU).
 ENGINE_IMAGES = {"nvidia": "vllm/vllm-openai:v0.32.0", "cpu": "vllm/vllm-openai-cpu:v0.31.0", "amd": ""}
@@ -66,36 +78,48 @@ _IMAGE_TAG = re.compile(r"[\w][\w.-]{0,127}")
 _IMAGE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
-def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any], gpus: t.Optional[Gpus] = None) -> Plan:
+def make_plan(
+    settings: t.Mapping[str, t.Any],
+    catalog: t.Mapping[str, t.Any],
+    gpus: t.Optional[Gpus] = None,
+    host: t.Optional[t.Mapping[str, t.Any]] = None,
+    options: t.Optional[t.Mapping[str, t.Any]] = None,
+) -> Plan:
     """Return the plan for *settings* (the role's variables by name), or raise ServingError for the first thing that cannot work.
 
     *gpus*: the GPUs that the engine may land on, as gpu_memory_check returns them in ``eligible``; None when nobody looked.
+    *host*: what host_check found on the machine, on the platform local; None when nobody looked.
+    *options*: the role's argument specification, which tells what the user has set from what is a default.
     """
     settings = _checked(settings)
+    local = settings["vllm_platform"] == "local"
+    if local:
+        _local.check(settings, options)
+    else:
+        _refuse_local(settings)
     name = settings["vllm_model_name"]
     row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name)
-    stack, namespace = settings["vllm_stack_name"], settings["vllm_namespace"]
-    names = _names(stack)
-    labels = {"app": "vllm-backend", "app.kubernetes.io/instance": stack}
+    machine = _local.Host.of(host, settings)
+    place = (
+        Place(settings["vllm_state_dir"], _local.LOOPBACK, machine.ports[_local.ENGINE]) if local else Place(DATA, "0.0.0.0", ENGINE_PORT)
+    )
+    stack = settings["vllm_stack_name"]
     budget_s = settings["vllm_startup_timeout"] or startup_budget_s(row)
     gpu_count, tensor_parallel = _gpus_wanted(settings, name, row)
     _check_capability(name, row, gpus)
-    prefetch = _prefetch(settings, name, row, names)
-    engine = _engine(settings, name, row, gpus, gpu_count, tensor_parallel, budget_s, prefetch)
-    router = _router(settings, namespace, labels, budget_s)
-    secrets = _secrets(settings, names)
-    return {
+    prefetch = _prefetch(settings, row, place)
+    model = prefetch["model_path"] if prefetch else row["model"]
+    kv_cache_dtype = _kv_cache_dtype(settings, name, row, gpus)
+    args = _engine_args(settings, name, row, kv_cache_dtype, tensor_parallel, model, place)
+    env = _engine_env(settings, row, budget_s, prefetch is not None or model.startswith("/"), place)
+    common = {
         "stack": stack,
-        "namespace": namespace,
         "platform": settings["vllm_platform"],
         "accelerator": settings["vllm_accelerator"],
-        "names": names,
         "owner": {"instance": stack, "component": "vllm"},
-        "labels": labels,
-        "label_selector": ",".join(f"{key}={value}" for key, value in labels.items()),
         "model": {
             "name": name,
-            "source": prefetch["model_path"] if prefetch else row["model"],
+            "source": model,
             "license": row.get("license"),
             "gated": row.get("gated", False),
             "max_model_len": row.get("max_model_len"),
@@ -104,6 +128,39 @@ def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any], g
             "reasoning_parser": row.get("reasoning_parser"),
             "weights_gib": row.get("weights_gib"),
         },
+        "gpu_check": _gpu_check(settings, row, gpu_count),
+        "wait": {"timeout_s": budget_s + 120},
+    }
+    if local:
+        return {**common, **_local.make(settings, row, machine, args, env, prefetch, gpu_count, budget_s)}
+    return {**common, **_on_kubernetes(settings, row, kv_cache_dtype, args, env, prefetch, gpu_count, tensor_parallel, budget_s)}
+
+
+def _on_kubernetes(
+    settings: t.Mapping[str, t.Any],
+    row: _catalog.Row,
+    kv_cache_dtype: str,
+    args: list[str],
+    env: dict[str, str],
+    prefetch: t.Optional[dict[str, t.Any]],
+    gpu_count: int,
+    tensor_parallel: int,
+    budget_s: int,
+) -> Plan:
+    """Return what the plan holds for this platform only: what the manifests say beside the engine's arguments."""
+    stack, namespace = settings["vllm_stack_name"], settings["vllm_namespace"]
+    names = _names(stack)
+    labels = {"app": "vllm-backend", "app.kubernetes.io/instance": stack}
+    if prefetch:
+        prefetch = {**prefetch, **_prefetch_job(settings, row, names, prefetch["name"])}
+    engine = _engine(settings, row, kv_cache_dtype, args, env, gpu_count, tensor_parallel, budget_s)
+    router = _router(settings, namespace, labels, budget_s)
+    secrets = _secrets(settings, names)
+    return {
+        "namespace": namespace,
+        "names": names,
+        "labels": labels,
+        "label_selector": ",".join(f"{key}={value}" for key, value in labels.items()),
         "engine": engine,
         "router": router,
         "prefetch": prefetch,
@@ -119,16 +176,14 @@ def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any], g
         },
         "secrets": secrets,
         "monitoring": {"enabled": settings["vllm_service_monitor_enabled"], "labels": settings["vllm_service_monitor_labels"]},
-        "gpu_check": _gpu_check(settings, row, gpu_count),
         "templates": _templates(settings, engine, router, prefetch),
         "kinds": KINDS,
         "optional_kinds": OPTIONAL_KINDS,
-        "wait": {"timeout_s": budget_s + 120},
         "endpoint": {
             "url": f"http://{names['router']}.{namespace}:{_routers.PORT}/v1",
             "session_url": f"http://{names['router']}.{namespace}:{router['session_port']}/v1",
             "session_header": _routers.SESSION_HEADER,
-            "model": name,
+            "model": settings["vllm_model_name"],
             "service": names["router"],
             "port": _routers.PORT,
             "api_key_secret": {"namespace": namespace, **secrets["api_key"]} if secrets["api_key"] else None,
@@ -167,7 +222,7 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     checked = dict(settings)
     for key in ("vllm_replicas", "vllm_router_replicas", "vllm_shutdown_timeout", "vllm_run_as_user"):
         checked[key] = _whole(key, settings[key], least=0 if key in ("vllm_shutdown_timeout", "vllm_run_as_user") else 1)
-    for key in ("vllm_gpu_count", "vllm_tensor_parallel_size", "vllm_startup_timeout"):
+    for key in ("vllm_gpu_count", "vllm_tensor_parallel_size", "vllm_startup_timeout", "vllm_router_port", "vllm_engine_port"):
         checked[key] = None if settings[key] in (None, "") else _whole(key, settings[key], least=1)
     if settings["vllm_min_gpu_memory_gb"] not in (None, ""):
         try:
@@ -184,7 +239,9 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
                 f'{key}: "{settings[key]}" is no Kubernetes name: lower-case letters, digits and "-", at most 40 characters.'
             )
     _choice(settings, "vllm_accelerator", list(GPU_RESOURCES))
-    _choice(settings, "vllm_router_type", list(_routers.ROUTERS))
+    _choice(settings, "vllm_router_type", ["auto", *_routers.ROUTERS])
+    if settings["vllm_router_type"] == "auto":
+        checked["vllm_router_type"] = USUAL_ROUTERS[settings["vllm_platform"]]
     _choice(settings, "vllm_storage_access_mode", ["ReadWriteOnce", "ReadWriteMany"])
     for key in ("vllm_storage_size", "vllm_shm_size", "vllm_cpu_request", "vllm_cpu_limit", "vllm_memory_request", "vllm_memory_limit"):
         value = settings[key]
@@ -195,6 +252,12 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         known = {*_catalog.KV_CACHE_DTYPES, FP8_IF_SUPPORTED}
         raise ServingError(f'vllm_kv_cache_dtype: vLLM 0.32 does not know "{wanted}"{did_you_mean(str(wanted), known)}. Usual: auto, fp8.')
     return checked
+
+
+def _refuse_local(settings: t.Mapping[str, t.Any]) -> None:
+    for name in _local.LOCAL_ONLY:
+        if settings[name] not in (None, "", []):
+            raise ServingError(f"{name}: only the platform local has this. Remove it, or set llm_platform: local.")
 
 
 def _whole(key: str, value: t.Any, least: int) -> int:
@@ -247,6 +310,10 @@ def _names(stack: str) -> dict[str, str]:
 def _gpus_wanted(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row) -> tuple[int, int]:
     """Return (GPUs of one replica, tensor parallel size)."""
     count, size = settings["vllm_gpu_count"], settings["vllm_tensor_parallel_size"] or row.get("tensor_parallel_size")
+    ids = settings["vllm_gpu_ids"]
+    if ids and count and len(ids) != count:
+        raise ServingError(f"vllm_gpu_ids names {len(ids)} GPUs, vllm_gpu_count: {count}. Let them agree, or remove vllm_gpu_count.")
+    count = count or len(ids) or None
     if settings["vllm_accelerator"] == "cpu":
         if count:
             raise ServingError(f"vllm_gpu_count: {count} GPUs with vllm_accelerator: cpu. Remove one of the two.")
@@ -302,10 +369,19 @@ def _kv_cache_dtype(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Ro
 
 
 def _engine_args(
-    settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row, kv_cache_dtype: str, tensor_parallel: int, model: str
+    settings: t.Mapping[str, t.Any],
+    name: str,
+    row: _catalog.Row,
+    kv_cache_dtype: str,
+    tensor_parallel: int,
+    model: str,
+    place: Place,
 ) -> list[str]:
     """Return the words behind ``vllm serve``: flags of vLLM 0.32 only."""
-    args = [model, "--served-model-name", name, "--host", "0.0.0.0", "--port", str(ENGINE_PORT)]
+    if settings["vllm_accelerator"] == "cpu":
+        # Left alone, an engine on CPUs takes nearly all memory for its KV cache, and wants a C++ compiler.
+        row = {"enforce_eager": True, "kv_cache_memory_bytes": _local.CPU_KV_CACHE_BYTES, **row}
+    args = [model, "--served-model-name", name, "--host", place.host, "--port", str(place.port)]
     for key, flag in (
         ("revision", "--revision"),
         ("dtype", "--dtype"),
@@ -337,17 +413,18 @@ def _engine_args(
     return args + [str(arg) for arg in row.get("extra_args", [])]
 
 
-def _engine_env(settings: t.Mapping[str, t.Any], row: _catalog.Row, budget_s: int, offline: bool) -> dict[str, str]:
+def _engine_env(settings: t.Mapping[str, t.Any], row: _catalog.Row, budget_s: int, offline: bool, place: Place) -> dict[str, str]:
     """Return the plain environment; secrets are added by the template, by reference."""
+    data = place.data
     env = {
-        "HOME": f"{DATA}/home",
+        "HOME": f"{data}/home",
         "USER": "vllm",
-        "HF_HOME": f"{DATA}/huggingface",
-        "VLLM_CACHE_ROOT": f"{DATA}/vllm-cache",
-        "XDG_CACHE_HOME": f"{DATA}/cache",
-        "TORCHINDUCTOR_CACHE_DIR": f"{DATA}/cache/inductor",
-        "TRITON_CACHE_DIR": f"{DATA}/cache/triton",
-        "FLASHINFER_WORKSPACE_BASE": f"{DATA}/cache",
+        "HF_HOME": f"{data}/huggingface",
+        "VLLM_CACHE_ROOT": f"{data}/vllm-cache",
+        "XDG_CACHE_HOME": f"{data}/cache",
+        "TORCHINDUCTOR_CACHE_DIR": f"{data}/cache/inductor",
+        "TRITON_CACHE_DIR": f"{data}/cache/triton",
+        "FLASHINFER_WORKSPACE_BASE": f"{data}/cache",
         "PYTHONHASHSEED": "0",
         "VLLM_ENGINE_READY_TIMEOUT_S": str(budget_s),
         "VLLM_MAX_N_SEQUENCES": "64",
@@ -368,17 +445,15 @@ def _engine_env(settings: t.Mapping[str, t.Any], row: _catalog.Row, budget_s: in
 
 def _engine(
     settings: t.Mapping[str, t.Any],
-    name: str,
     row: _catalog.Row,
-    gpus: t.Optional[Gpus],
+    kv_cache_dtype: str,
+    args: list[str],
+    env: dict[str, str],
     gpu_count: int,
     tensor_parallel: int,
     budget_s: int,
-    prefetch: t.Optional[dict[str, t.Any]],
 ) -> dict[str, t.Any]:
     accelerator, replicas = settings["vllm_accelerator"], settings["vllm_replicas"]
-    kv_cache_dtype = _kv_cache_dtype(settings, name, row, gpus)
-    model = prefetch["model_path"] if prefetch else row["model"]
     resource = GPU_RESOURCES[accelerator]
     image = _image(
         "vllm_image", settings["vllm_image"] or ENGINE_IMAGES[accelerator], f"no image is known for vllm_accelerator: {accelerator}"
@@ -398,8 +473,8 @@ def _engine(
         "image_pull_policy": settings["vllm_image_pull_policy"],
         "image_pull_secrets": [{"name": secret} for secret in settings["vllm_image_pull_secrets"]],
         "command": ["vllm", "serve"],
-        "args": _engine_args(settings, name, row, kv_cache_dtype, tensor_parallel, model),
-        "env": _engine_env(settings, row, budget_s, offline=prefetch is not None or model.startswith("/")),
+        "args": args,
+        "env": env,
         "port": ENGINE_PORT,
         "replicas": replicas,
         "gpu_count": gpu_count,
@@ -573,17 +648,25 @@ def _secret_reference(variable: str, given: t.Any) -> t.Optional[dict[str, str]]
     return {"name": str(given["name"]), "key": str(given["key"])}
 
 
-def _prefetch(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row, names: t.Mapping[str, str]) -> t.Optional[dict[str, t.Any]]:
-    """What has to be on the volume before the engine starts; None when the engine fetches its weights itself."""
+def _prefetch(settings: t.Mapping[str, t.Any], row: _catalog.Row, place: Place) -> t.Optional[dict[str, t.Any]]:
+    """What has to be there before the engine starts, and how it is made; None when the engine fetches its weights itself."""
     if row.get("source") != "smoke":
         return None
-    digest = settings["vllm_smoke_model_digest"][:12]
-    path = f"{DATA}/models/{row['model']}-{digest}"
+    name = f"{row['model']}-{settings['vllm_smoke_model_digest'][:12]}"
+    path = f"{place.data}/models/{name}"
+    script = "smoke_model.py"
     return {
-        "job": f"{names['prefetch']}-{row['model']}-{digest}"[:MAX_LABEL],
+        "name": name,
         "model_path": path,
-        "command": ["python3", "/scripts/smoke_model.py", "--row", row["model"], "--out", path],
-        "script": "smoke_model.py",
+        "script": script,
+        "command": ["python3", f"/scripts/{script}", "--row", row["model"], "--out", path],
+    }
+
+
+def _prefetch_job(settings: t.Mapping[str, t.Any], row: _catalog.Row, names: t.Mapping[str, str], name: str) -> dict[str, t.Any]:
+    """What the Job needs that prefetches."""
+    return {
+        "job": f"{names['prefetch']}-{name}"[:MAX_LABEL],
         "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
         "affinity": _prefetch_affinity(settings, row),
     }

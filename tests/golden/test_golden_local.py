@@ -1,0 +1,67 @@
+"""The programs of every case of the platform local, and what is asked of the machine, are exactly those in expected/."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+EXPECTED = HERE / "expected"
+CASES = sorted(yaml.safe_load((HERE / "local.yaml").read_text())["all"]["hosts"])
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("golden-local")
+    environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
+    playbook = Path(sys.executable).parent / "ansible-playbook"
+    command = [playbook, "-i", HERE / "local.yaml", HERE / "render_local.yml", "-e", f"output={folder}"]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
+    for path in folder.glob("*.yaml"):
+        text = yaml.safe_dump(yaml.safe_load(path.read_text()), sort_keys=False, width=140, explicit_start=True)
+        # locks and the smoke models' script have tests of their own
+        path.write_text(re.sub(r"-[0-9a-f]{12}\b", "-DIGEST", re.sub(r"-[0-9a-f]{8}/", "-DIGEST/", text)))
+        if os.environ.get("GOLDEN_WRITE"):
+            shutil.copy(path, EXPECTED)
+    return folder
+
+
+def load(path):
+    return yaml.safe_load(path.read_text())
+
+
+def test_every_expected_file_belongs_to_a_case():
+    assert sorted(path.stem for path in EXPECTED.glob("local-*.yaml")) == CASES
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_programs_are_the_expected_ones(rendered, case):
+    actual, expected = load(rendered / f"{case}.yaml"), load(EXPECTED / f"{case}.yaml")
+    assert actual == expected, "if this change is meant, run `make golden` and look at the diff"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_nothing_listens_or_is_asked_beyond_the_loopback_interface(rendered, case):
+    for program in load(rendered / f"{case}.yaml")["programs"]:
+        words = " ".join(program["command"])
+        assert "0.0.0.0" not in words
+        assert re.search(r"--host[= ]127\.0\.0\.1", words), program["name"]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_everything_is_in_the_state_folder(rendered, case):
+    for program in load(rendered / f"{case}.yaml")["programs"]:
+        assert program["command"][0].startswith("/state/venvs/")
+        homes = {
+            key: value for key, value in program.get("environment", {}).items() if key in ("HOME", "HF_HOME", "DATA_DIR", "XDG_CACHE_HOME")
+        }
+        assert all(value.startswith("/state/") for value in homes.values()), homes
