@@ -21,7 +21,7 @@ TROUBLE = {
     "a typing error for all": (["llm_min_gpu_memory=80"], 'llm_min_gpu_memory: no such variable (did you mean "llm_min_gpu_memory_gb"?)'),
     "a value out of the choices": (
         ["vllm_router_type=rust"],
-        "value of vllm_router_type must be one of: production-stack, vllm-router, got: rust",
+        "value of vllm_router_type must be one of: auto, production-stack, vllm-router, got: rust",
     ),
     "a context beyond the model's": (
         ["{vllm_model_configs: {gpt-oss-120b: {max_model_len: 200000}}}"],
