@@ -279,13 +279,13 @@ def choose_ports(requests: t.Sequence[PortRequest], reserved: t.Mapping[str, int
             if not 1 <= request.port <= LAST_PORT:
                 raise ServingError(f"{request.variable}: {request.port} is no port. Give one from 1024 to {LAST_PORT}, or none.")
             # programs that nobody asks a port for here, those of another component, keep theirs where they run
-            others = {name: port for name, port in reserved.items() if name not in asked and not _usable(port, ())}
+            others = {name: port for name, port in reserved.items() if name not in asked and not usable(port, ())}
             twice = next((name for name, port in {**others, **chosen}.items() if port == request.port), None)
             if twice:
                 raise ServingError(f"{request.variable}: {request.port} is the port of {twice}, too. Give another one, or none.")
             if request.port < 1024 and not _permitted(request.port):
                 raise ServingError(f"{request.variable}: only root may listen on port {request.port}. Give one from 1024, or none.")
-            if not _usable(request.port, own_pids):
+            if not usable(request.port, own_pids):
                 raise ServingError(
                     f"{request.variable}: port {request.port} is taken by {port_holder(request.port)}. End that, give another port, or "
                     "leave the variable out, and a free one is chosen."
@@ -294,7 +294,7 @@ def choose_ports(requests: t.Sequence[PortRequest], reserved: t.Mapping[str, int
             continue
         candidates = [reserved[request.name]] if request.name in reserved else []
         candidates += [port for port in range(request.usual, request.usual + PORT_RANGE) if port not in taken]
-        free = next((port for port in candidates if port not in chosen.values() and _usable(port, own_pids)), None)
+        free = next((port for port in candidates if port not in chosen.values() and usable(port, own_pids)), None)
         if free is None:
             raise ServingError(f"No port from {request.usual} to {request.usual + PORT_RANGE - 1} is free for {request.name}.")
         chosen[request.name] = free
@@ -310,7 +310,8 @@ def _permitted(port: int) -> bool:
         return True
 
 
-def _usable(port: int, own_pids: t.Container[int]) -> bool:
+def usable(port: int, own_pids: t.Container[int]) -> bool:
+    """Whether *port* of the loopback interface is free, or held by one of the processes *own_pids*."""
     with contextlib.closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -188,6 +188,7 @@ def make(
                 ),
             ],
             "port": host.ports[ROUTER],
+            "ports": [host.ports[ROUTER], host.ports[ROUTER_METRICS]],
             "stop_s": 20,
         },
         "prefetch": prefetch and {**prefetch, "command": [engine_python, prefetch["script"], *prefetch["command"][2:]]},

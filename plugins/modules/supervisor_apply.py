@@ -100,6 +100,11 @@ options:
           - URL on this machine (C(http://...)) that answers with a status below 400 when the program is ready. The module waits for that.
           - A program that ends before is not waited for; the message has the decisive line of its log.
         type: str
+      ports:
+        description: Ports of the loopback interface that the program listens on. It is not started while somebody else does.
+        type: list
+        elements: int
+        default: []
       log_mib:
         description: MiB after which a log is rotated.
         type: int
@@ -220,7 +225,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.llmops.serving.plugins.module_utils import _supervisor
+from ansible_collections.llmops.serving.plugins.module_utils import _host, _processes, _supervisor
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._host import LONGEST_STATE_DIR
 from ansible_collections.llmops.serving.plugins.module_utils._progress import PROGRESS_ARGS, Progress
@@ -266,6 +271,7 @@ ARGS: dict[str, t.Any] = {
             "start_retries": {"type": "int", "default": 3},
             "stop_seconds": {"type": "int", "default": 10},
             "ready_url": {"type": "str"},
+            "ports": {"type": "list", "elements": "int", "default": []},
             "log_mib": {"type": "int", "default": 10},
             "log_backups": {"type": "int", "default": 3},
         },
@@ -505,6 +511,7 @@ class Present(Component):
         self.clear_the_way()
         if self.check_mode:
             return self.result([], actions)
+        self._check_ports(self.wanted)
         supervisor = _supervisor.start_supervisord(self.params["supervisord"], self.layout, self.environ)
         return self.result(self._begun(supervisor), actions)
 
@@ -520,6 +527,7 @@ class Present(Component):
         if self.check_mode or set(actions.values()) <= {NONE}:
             return self.result(infos.values(), actions)
 
+        self._check_ports([name for name, action in actions.items() if action in (ADDED, RESTARTED, STARTED)])
         anew = [name for name in self.wanted if name in infos and (name in differs or infos[name].state in STUCK)]
         supervisor.stop([*gone, *anew], _supervisor.stop_seconds({**self.after, **self.known}) + KILL_S)
         for name in [*gone, *anew]:
@@ -530,6 +538,17 @@ class Present(Component):
             elif action == STARTED:
                 supervisor.start(name)
         return self.result(self._begun(supervisor), actions)
+
+    def _check_ports(self, names: t.Container[str]) -> None:
+        """Raise ServingError when somebody else has taken a port of one of *names* since it was chosen."""
+        own = {process.pid for process in _processes.marked(str(self.state_dir))}
+        for options in self.params["programs"]:
+            for port in options["ports"] if options["name"] in names else []:
+                if not _host.usable(port, own):
+                    raise ServingError(
+                        f"Port {port}, which {options['name']} was to have, has been taken by {_host.port_holder(port)} in the meantime. "
+                        "Run again, and another one is chosen."
+                    )
 
     @staticmethod
     def _action(info: t.Optional[ProcessInfo], differs: bool) -> str:

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import pytest
 from ansible.module_utils.testing import patch_module_args
 from ansible_collections.llmops.serving.plugins.module_utils import _processes
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+from ansible_collections.llmops.serving.plugins.module_utils._host import usable
 from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Supervisor
 from ansible_collections.llmops.serving.plugins.modules import supervisor_apply
 from ansible_collections.llmops.serving.plugins.modules.supervisor_apply import ARGS, run
@@ -633,3 +635,32 @@ def test_main_fails_with_one_message(machine: Machine, capsys: pytest.CaptureFix
         supervisor_apply.main()
     answer = json.loads(capsys.readouterr().out)
     assert (answer["failed"], answer["msg"]) == (True, "The component 'a b' has to be letters, digits and . _ - only.")
+
+
+def test_a_port_that_somebody_else_has_taken_meanwhile(machine: Machine) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        taken = machine.program("router", ports=[port])
+        message = rf"Port {port}, which router was to have, has been taken by process {os.getpid()} .* Run again, and another one"
+        with pytest.raises(ServingError, match=message):
+            machine.apply(taken)
+        assert machine.processes() == []
+        machine.apply(machine.program("engine"))
+        engine = machine.pids()["engine"]
+        with pytest.raises(ServingError, match=message):
+            machine.apply(machine.program("engine"), taken)
+        assert machine.pids()["engine"] == engine
+    assert {program["action"] for program in machine.apply(machine.program("engine"), taken)["programs"]} == {"none", "added"}
+
+
+def test_a_port_of_its_own_is_no_obstacle_to_a_restart(machine: Machine) -> None:
+    listen = (
+        "import socket, sys, time; s = socket.create_server(('127.0.0.1', int(sys.argv[1]))); print('started', flush=True); time.sleep(999)"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", listen, str(port)]
+    machine.apply(machine.program("router", ports=[port], command=command))
+    eventually(lambda: not usable(port, ()), "the router listens")
+    changed = machine.apply(machine.program("router", ports=[port], command=command, environment={"A": "1"}))
+    assert [program["action"] for program in changed["programs"]] == ["restarted"]
