@@ -350,6 +350,9 @@ class Router:
             except OpenAIError as exc:
                 if exc.status in (401, 403) and settled:
                     raise ServingError(f"{self._key_hint()} {exc}") from exc
+                if self.params["supervised"] and "Connection refused" in str(exc):
+                    # its router listens only when the engine has answered, so this is how every start looks
+                    raise NotYetError(f"the engine is loading; nobody answers at {url} yet") from exc
                 raise NotYetError(str(exc)) from exc
 
     def _look_at_engines(self, lap: Lap) -> bool:

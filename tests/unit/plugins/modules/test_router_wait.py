@@ -538,6 +538,11 @@ def test_an_engine_that_starts_is_waited_for(clock: Clock, server: stub.StubOpen
     assert engine.sockets == {f"{engine.programs['state_dir']}/supervisord.sock"}
 
 
+def test_an_engine_that_loads_is_called_that(clock: Clock, engine: Engine) -> None:
+    result = run(clock, url="http://127.0.0.1:9", once=True, supervised=engine.programs)
+    assert result["last_error"] == "the engine is loading; nobody answers at http://127.0.0.1:9 yet"
+
+
 CAUSE = "ValueError: No room"
 LOG = (
     f"(EngineCore pid=1) ERROR 11-21 09:13:34 [core.py:1510] {CAUSE}\nRuntimeError: Engine core initialization failed. See root cause above"
