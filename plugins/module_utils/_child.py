@@ -17,6 +17,8 @@ import time
 import typing as t
 from pathlib import Path
 
+from ansible_collections.llmops.serving.plugins.module_utils._processes import stat
+
 GRACE_S = 10.0
 LOOK_S = 0.05
 
@@ -96,11 +98,12 @@ class Child:
 def _session(leader: int) -> list[int]:
     """Return the ids of the processes in the session of *leader*, those that are over left out."""
     found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
+    for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            fields = stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            pid = int(folder.name)
+            fields = stat(pid)
             if int(fields[3]) == leader and fields[0] not in "ZX":
-                found.append(int(stat.parent.name))
+                found.append(pid)
     return found
 
 

@@ -78,37 +78,26 @@ def take_lock(state_dir: Path, run_pid: int, proc: Path = Path("/proc")) -> None
 
 
 def _holder(text: str, proc: Path) -> t.Optional[dict[str, int]]:
-    """Return who holds the lock; None when nobody does any more."""
+    """Return who holds the lock; None when nobody does any more. In a container, one that was killed can stay a zombie for ever."""
     try:
         holder: dict[str, int] = json.loads(text)
-        fields = _stat(holder["pid"], proc)
-        # in a container, one that was killed can stay a zombie for ever
-        return holder if fields[0] != "Z" and int(fields[19]) == holder["started"] else None
-    except (ValueError, KeyError, TypeError, IndexError, OSError):
+        return holder if _processes.runs(holder["pid"], holder["started"], proc) else None
+    except (ValueError, KeyError, TypeError):
         return None
 
 
 def run_process(proc: Path = Path("/proc"), start: t.Optional[int] = None) -> int:
     """Return the id of the process that is the whole run: the topmost ansible-playbook above this module, else what started it."""
     pid = os.getpid() if start is None else start
-    found = parent = _parent(pid, proc)
+    above = list(_processes.ancestors(pid, proc))
+    found = above[0] if above else pid
     # whoever may not see the processes of others (hidepid) sees those of the run
     with contextlib.suppress(OSError):
-        while parent > 1:
+        for parent in above:
             words = (proc / str(parent) / "cmdline").read_bytes().split(b"\0")[:2]
-            if any(os.path.basename(word) in RUNS for word in words):
+            if parent > 1 and any(os.path.basename(word) in RUNS for word in words):
                 found = parent
-            parent = _parent(parent, proc)
     return found
-
-
-def _parent(pid: int, proc: Path) -> int:
-    return int(_stat(pid, proc)[1])
-
-
-def _stat(pid: int, proc: Path) -> list[str]:
-    """Return the fields of ``stat`` from the third on: the second, the command in brackets, may hold blanks and brackets."""
-    return (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
 
 
 # --- what the machine is ------------------------------------------------------------------------------------------------------------

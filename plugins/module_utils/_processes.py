@@ -62,19 +62,41 @@ def started_ticks(pid: int, proc: Path = Path("/proc")) -> int:
 
     Raises OSError when there is no such process.
     """
-    return int(_stat(proc / str(pid))[19])
+    return int(stat(pid, proc)[19])
+
+
+def runs(pid: int, started: int, proc: Path = Path("/proc")) -> bool:
+    """Whether the process *pid* that began at *started* is still there: its id may be another's by now, and a zombie is over."""
+    try:
+        fields = stat(pid, proc)
+        return fields[0] != "Z" and int(fields[19]) == started
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def stat(pid: int, proc: Path = Path("/proc")) -> list[str]:
+    """Return the fields of ``stat`` from the third on: the second, the command in brackets, may hold blanks and brackets.
+
+    [0] is the state, [1] the parent, [3] the session, [19] the start. Raises OSError when there is no such process.
+    """
+    return (proc / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+
+
+def ancestors(pid: int, proc: Path = Path("/proc")) -> t.Iterator[int]:
+    """Yield the ids of the processes above *pid*, the nearest first, as far as they can be seen."""
+    while True:
+        try:
+            pid = int(stat(pid, proc)[1])
+        except (OSError, ValueError, IndexError):
+            return
+        if pid <= 0:
+            return
+        yield pid
 
 
 def family(proc: Path = Path("/proc")) -> set[int]:
     """Return the ids of this process and of all above it. A run that a marked process started must not end itself."""
-    pid, found = os.getpid(), set()
-    while pid > 0:
-        found.add(pid)
-        try:
-            pid = int(_stat(proc / str(pid))[1])
-        except (OSError, ValueError, IndexError):
-            break
-    return found
+    return {os.getpid(), *ancestors(os.getpid(), proc)}
 
 
 def end(processes: t.Iterable[Process], grace_s: float) -> None:
@@ -84,13 +106,8 @@ def end(processes: t.Iterable[Process], grace_s: float) -> None:
         _gone(_signal(left, signal.SIGKILL), KILLED_WITHIN_S)
 
 
-def _stat(folder: Path) -> list[str]:
-    """Return the fields of ``stat`` from the third on: the second, the command in brackets, may hold blanks and brackets."""
-    return (folder / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-
-
 def _read(folder: Path) -> Process:
-    fields = _stat(folder)
+    fields = stat(int(folder.name), folder.parent)
     if fields[0] == "Z":
         raise ValueError("a zombie holds nothing")
     pages = int((folder / "statm").read_text(encoding="utf-8").split()[1])
@@ -103,7 +120,7 @@ def _signal(processes: t.Iterable[Process], number: signal.Signals) -> list[Proc
     reached = []
     for process in processes:
         try:
-            if _runs(process):
+            if runs(process.pid, process.started):
                 os.kill(process.pid, number)
                 reached.append(process)
         except (ProcessLookupError, PermissionError):
@@ -115,16 +132,7 @@ def _gone(processes: t.Iterable[Process], within_s: float) -> bool:
     left = list(processes)
     deadline = time.monotonic() + within_s
     while True:
-        left = [process for process in left if _runs(process)]
+        left = [process for process in left if runs(process.pid, process.started)]
         if not left or time.monotonic() >= deadline:
             return not left
         time.sleep(0.05)
-
-
-def _runs(process: Process) -> bool:
-    """Whether it is still there: its id may be another's by now, and a zombie is over."""
-    try:
-        fields = _stat(Path(f"/proc/{process.pid}"))
-        return fields[0] != "Z" and int(fields[19]) == process.started
-    except (OSError, ValueError, IndexError):
-        return False
