@@ -18,7 +18,6 @@ import re
 import shlex
 import socket
 import subprocess
-import time
 import typing as t
 import xmlrpc.client
 from pathlib import Path
@@ -27,6 +26,7 @@ from xml.parsers.expat import ExpatError
 from ansible_collections.llmops.serving.plugins.module_utils import _processes
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._logs import START_MARK, cause_of_end
+from ansible_collections.llmops.serving.plugins.module_utils._wait import laps
 
 # States of a program in supervisord's words. What is DOWN does not run, and supervisord does not start it again by itself.
 DOWN = ("STOPPED", "EXITED", "FATAL")
@@ -475,6 +475,26 @@ class _UnixTransport(xmlrpc.client.Transport):
             self._http = None
 
 
+class Watch:
+    """Programs that have to stay up until something is reached. ``infos`` are those of the last look, by name."""
+
+    def __init__(self, supervisor: Supervisor, goal: str) -> None:
+        self.supervisor = supervisor
+        self.goal = goal
+        self.infos: dict[str, ProcessInfo] = {}
+
+    def look(self, names: t.Iterable[str]) -> None:
+        """Raise ServingError when one of *names* is not there, has ended, or was started anew since the last look."""
+        before, self.infos = self.infos, {info.name: info for info in self.supervisor.processes()}
+        for name in names:
+            info = self.infos.get(name)
+            if info is None:
+                raise ServingError(f"supervisord keeps no program {name}. Install again: make install-chat")
+            again = name in before and info.pid != before[name].pid
+            if info.state not in ("STARTING", "RUNNING") or again:
+                raise ServingError(f"{name} ended before {self.goal}: {why_ended(info).rstrip('.')}. Its log: {info.log_path}")
+
+
 # --- its beginning and its end ---------------------------------------------------------------------------------------------------------
 
 
@@ -550,12 +570,7 @@ def end_leftovers(state_dir: str, grace_s: float) -> list[_processes.Process]:
 
 def until(look: t.Callable[[], bool], timeout_s: float, pause_s: float = PAUSE_S) -> bool:
     """Whether *look* returns True within *timeout_s* seconds. It is asked once more when they are over."""
-    deadline = time.monotonic() + timeout_s
-    while not look():
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(pause_s)
-    return True
+    return any(look() for _lap in laps(timeout_s, pause_s, longest_pause_s=pause_s))
 
 
 def _one_line(text: str) -> str:

@@ -244,7 +244,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._kube import (
 from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIClient, OpenAIError
 from ansible_collections.llmops.serving.plugins.module_utils._progress import PROGRESS_ARGS, Progress
 from ansible_collections.llmops.serving.plugins.module_utils._rollout import pod_trouble, rollout_pending
-from ansible_collections.llmops.serving.plugins.module_utils._supervisor import ProcessInfo, Supervisor, why_ended
+from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Supervisor, Watch
 from ansible_collections.llmops.serving.plugins.module_utils._wait import LONGEST_PAUSE_S, Lap, NotYetError, Waiter
 
 UNLISTED_GRACE_S = 30.0
@@ -295,7 +295,7 @@ class Router:
         self._service: t.Optional[Object] = None
         self._api_key: t.Optional[str] = params["api_key"]
         self._settled_since_s: t.Optional[float] = None
-        self._programs: dict[str, ProcessInfo] = {}
+        self._watch: t.Optional[Watch] = None
 
     @property
     def endpoint(self) -> str:
@@ -377,16 +377,9 @@ class Router:
         supervised = self.params["supervised"]
         if not supervised:
             return
-        supervisor = Supervisor(os.path.join(supervised["state_dir"], "supervisord.sock"))
-        before, self._programs = self._programs, {info.name: info for info in supervisor.processes()}
-        for name in supervised["programs"]:
-            program = self._programs.get(name)
-            if program is None:
-                raise ServingError(f"supervisord keeps no program {name}. Install again: make install-chat")
-            again = name in before and program.pid != before[name].pid
-            if program.state not in ("STARTING", "RUNNING") or again:
-                cause = why_ended(program).rstrip(".")
-                raise ServingError(f"{name} ended before the model answered: {cause}. Its log: {program.log_path}")
+        if self._watch is None:
+            self._watch = Watch(Supervisor(os.path.join(supervised["state_dir"], "supervisord.sock")), "the model answered")
+        self._watch.look(supervised["programs"])
 
     def _judge_models(self, lap: Lap) -> None:
         model = self.params["model"]
@@ -490,8 +483,8 @@ class Router:
     def _where_to_look(self) -> str:
         """Return commands: the log of the engines while too few are ready, that of the router otherwise."""
         service, deployment = self.params["service"], self.params["engine_deployment"]
-        if self.params["supervised"]:
-            return f"Look: {self._programs[self.params['supervised']['programs'][0]].log_path}"
+        if self._watch:
+            return f"Look: {self._watch.infos[self.params['supervised']['programs'][0]].log_path}"
         if not service:
             return f"Look at the log of what serves {self.params['url']}."
         of_engines = deployment and (self.engines is None or self.engines.pending)

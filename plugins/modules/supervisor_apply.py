@@ -219,7 +219,6 @@ import secrets
 import shutil
 import stat
 import tempfile
-import time
 import typing as t
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -237,8 +236,9 @@ from ansible_collections.llmops.serving.plugins.module_utils._supervisor import 
     NotRunning,
     ProcessInfo,
     Supervisor,
-    why_ended,
+    Watch,
 )
+from ansible_collections.llmops.serving.plugins.module_utils._wait import laps
 
 ADDED = "added"
 NONE = "none"
@@ -573,22 +573,16 @@ class Present(Component):
         """Wait for the programs that tell when they are ready. Raises ServingError for one that ends before, or takes too long."""
         urls = {options["name"]: options["ready_url"] for options in self.params["programs"] if options["ready_url"]}
         progress = Progress(self.params["progress_path"])
-        supervisor = Supervisor(self.layout.socket)
-        first: dict[str, t.Optional[int]] = {}
-        begun = time.monotonic()
-        while urls:
+        watch = Watch(Supervisor(self.layout.socket), "it was ready")
+        for _lap in laps(self.params["wait_timeout"], READY_PAUSE_S, longest_pause_s=READY_PAUSE_S) if urls else ():
             urls = {name: url for name, url in urls.items() if not answers(url)}
-            infos = {info.name: info for info in supervisor.processes() if info.name in urls}
-            for name, info in infos.items():
-                again = first.setdefault(name, info.pid) != info.pid
-                if info.state not in ("STARTING", "RUNNING") or again:
-                    raise ServingError(f"{name} ended before it was ready: {why_ended(info).rstrip('.')}. Its log: {info.log_path}")
-            if urls and time.monotonic() - begun >= self.params["wait_timeout"]:
-                logs = ", ".join(info.log_path for info in infos.values())
-                raise ServingError(f"{', '.join(urls)} not ready within {self.params['wait_timeout']} s. Look: {logs}")
-            if urls:
-                progress.tell("wait", f"{', '.join(urls)}: starting")
-                time.sleep(READY_PAUSE_S)
+            if not urls:
+                return
+            watch.look(urls)
+            progress.tell("wait", f"{', '.join(urls)}: starting")
+        if urls:
+            logs = ", ".join(watch.infos[name].log_path for name in urls)
+            raise ServingError(f"{', '.join(urls)} not ready within {self.params['wait_timeout']} s. Look: {logs}")
 
     def _remove_scripts(self) -> None:
         """Remove the scripts of programs that no component has any more, also those that an interrupted run left."""
