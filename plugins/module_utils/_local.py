@@ -24,9 +24,6 @@ USUAL_PORTS = {ROUTER: _routers.PORT, ENGINE: 8100, ROUTER_METRICS: _routers.MET
 # Open WebUI 0.12 takes no newer Python, and one interpreter is for all.
 PYTHON_VERSIONS = ["3.11", "3.12"]
 
-# KV cache on CPUs where the row says nothing: vLLM alone would take 92 % of the machine's memory.
-CPU_KV_CACHE_BYTES = 2 * 2**30
-
 
 class Environment(t.NamedTuple):
     """A virtual environment: its lock file, what people call it, and what it takes (measured, see docs/local.md)."""
@@ -88,16 +85,10 @@ KUBERNETES_ONLY = (
 LOCAL_ONLY = ("vllm_state_dir", "vllm_router_port", "vllm_engine_port", "vllm_gpu_ids", "vllm_python")
 
 
-class Host(t.NamedTuple):
-    """What is known of the machine: ports by program; those that are wanted, or usual, before somebody has looked."""
-
-    ports: t.Mapping[str, int]
-
-    @classmethod
-    def of(cls, found: t.Optional[t.Mapping[str, t.Any]], settings: Settings) -> Host:
-        """Read what host_check has returned; None when nobody has looked."""
-        wanted = {ROUTER: settings["vllm_router_port"], ENGINE: settings["vllm_engine_port"]}
-        return cls({**USUAL_PORTS, **{name: port for name, port in wanted.items() if port}, **(found or {}).get("ports", {})})
+def ports(found: t.Optional[t.Mapping[str, t.Any]], settings: Settings) -> dict[str, int]:
+    """Return the ports by program: as host_check has found them or, before it has looked, those that are wanted or usual."""
+    wanted = {ROUTER: settings["vllm_router_port"], ENGINE: settings["vllm_engine_port"]}
+    return {**USUAL_PORTS, **{name: port for name, port in wanted.items() if port}, **(found or {}).get("ports", {})}
 
 
 def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
@@ -123,9 +114,9 @@ def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> Non
         raise ServingError(f"vllm_gpu_ids: {ids} with vllm_accelerator: {settings['vllm_accelerator']}. Remove one of the two.")
     if len(set(map(str, ids))) < len(ids):
         raise ServingError(f"vllm_gpu_ids: {ids} names a GPU twice. Name each once.")
-    ports = [settings[key] for key in ("vllm_router_port", "vllm_engine_port") if settings[key]]
-    if len(set(ports)) < len(ports):
-        raise ServingError(f"vllm_router_port and vllm_engine_port are both {ports[0]}. Give two, or none, and free ones are chosen.")
+    wanted = [settings[key] for key in ("vllm_router_port", "vllm_engine_port") if settings[key]]
+    if len(set(wanted)) < len(wanted):
+        raise ServingError(f"vllm_router_port and vllm_engine_port are both {wanted[0]}. Give two, or none, and free ones are chosen.")
 
 
 def environment(settings: Settings, kind: Environment) -> dict[str, t.Any]:
@@ -142,21 +133,21 @@ def environment(settings: Settings, kind: Environment) -> dict[str, t.Any]:
 def make(
     settings: Settings,
     row: _catalog.Row,
-    host: Host,
+    port_of: t.Mapping[str, int],
     engine_args: list[str],
     engine_env: dict[str, str],
     prefetch: t.Optional[t.Mapping[str, t.Any]],
     gpu_count: int,
     budget_s: int,
 ) -> dict[str, t.Any]:
-    """Return what the plan holds for this platform only; see docs/architecture.md."""
+    """Return what the plan holds for this platform only; see docs/architecture.md. *port_of*: the ports by program, as ports returns."""
     state_dir, accelerator = settings["vllm_state_dir"], settings["vllm_accelerator"]
     kinds = {"supervisor": SUPERVISOR_ENVIRONMENT, "router": ROUTER_ENVIRONMENT, "engine": ENGINE_ENVIRONMENTS[accelerator]}
     environments = {name: environment(settings, kind) for name, kind in kinds.items()}
     engine_python = f"{environments['engine']['path']}/bin/python"
-    url = f"http://{LOOPBACK}:{host.ports[ROUTER]}"
+    url = f"http://{LOOPBACK}:{port_of[ROUTER]}"
     weights_mib = math.ceil(float(row.get("weights_gib") or 0) * 1024)
-    kv_mib = (row.get("kv_cache_memory_bytes") or CPU_KV_CACHE_BYTES) // 2**20 if accelerator == "cpu" else 0
+    kv_mib = row["kv_cache_memory_bytes"] // 2**20 if accelerator == "cpu" else 0
     hub = row.get("source") != "smoke" and not row["model"].startswith("/")
     hub_cache = f"{state_dir}/huggingface/hub/models--{row['model'].replace('/', '--')}" if hub else None
     return {
@@ -170,10 +161,8 @@ def make(
             "args": engine_args,
             "env": engine_env | _gpu_selection(settings["vllm_gpu_ids"]),
             "secret_env": {key: f"vllm/{key}" for key in (["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []) + ["HF_TOKEN"]},
-            "port": host.ports[ENGINE],
+            "port": port_of[ENGINE],
             "gpu_count": gpu_count,
-            "tolerations": [],
-            "node_selector": {},
             # an engine that ends before this many seconds did not start; a few of those in a row, and supervisord gives it up
             "start_s": 60,
             "stop_s": settings["vllm_shutdown_timeout"] + 20,
@@ -183,12 +172,10 @@ def make(
             "type": "vllm-router",
             "command": [
                 f"{environments['router']['path']}/bin/vllm-router",
-                *_routers.vllm_router_on_host(
-                    [f"http://{LOOPBACK}:{host.ports[ENGINE]}"], host.ports[ROUTER], host.ports[ROUTER_METRICS], budget_s
-                ),
+                *_routers.vllm_router_on_host([f"http://{LOOPBACK}:{port_of[ENGINE]}"], port_of[ROUTER], port_of[ROUTER_METRICS], budget_s),
             ],
-            "port": host.ports[ROUTER],
-            "ports": [host.ports[ROUTER], host.ports[ROUTER_METRICS]],
+            "port": port_of[ROUTER],
+            "ports": [port_of[ROUTER], port_of[ROUTER_METRICS]],
             "stop_s": 20,
         },
         "prefetch": prefetch and {**prefetch, "command": [engine_python, prefetch["script"], *prefetch["command"][2:]]},

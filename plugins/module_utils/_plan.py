@@ -28,6 +28,8 @@ MAX_LABEL = 63
 
 # Which router stands in front where the user says `auto`.
 USUAL_ROUTERS = {"kubernetes": "production-stack", "local": "vllm-router"}
+# Left alone, an engine on CPUs takes nearly all memory for its KV cache (92 %), and wants a C++ compiler.
+CPU_DEFAULTS: _catalog.Row = {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
 
 
 class Place(t.NamedTuple):
@@ -99,10 +101,10 @@ def make_plan(
         _refuse_local(settings)
     name = settings["vllm_model_name"]
     row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name)
-    machine = _local.Host.of(host, settings)
-    place = (
-        Place(settings["vllm_state_dir"], _local.LOOPBACK, machine.ports[_local.ENGINE]) if local else Place(DATA, "0.0.0.0", ENGINE_PORT)
-    )
+    if settings["vllm_accelerator"] == "cpu":
+        row = {**CPU_DEFAULTS, **row}
+    port_of = _local.ports(host, settings)
+    place = Place(settings["vllm_state_dir"], _local.LOOPBACK, port_of[_local.ENGINE]) if local else Place(DATA, "0.0.0.0", ENGINE_PORT)
     stack = settings["vllm_stack_name"]
     budget_s = settings["vllm_startup_timeout"] or startup_budget_s(row)
     gpu_count, tensor_parallel = _gpus_wanted(settings, name, row)
@@ -132,7 +134,7 @@ def make_plan(
         "wait": {"timeout_s": budget_s + 120},
     }
     if local:
-        return {**common, **_local.make(settings, row, machine, args, env, prefetch, gpu_count, budget_s)}
+        return {**common, **_local.make(settings, row, port_of, args, env, prefetch, gpu_count, budget_s)}
     return {**common, **_on_kubernetes(settings, row, kv_cache_dtype, args, env, prefetch, gpu_count, tensor_parallel, budget_s)}
 
 
@@ -378,9 +380,6 @@ def _engine_args(
     place: Place,
 ) -> list[str]:
     """Return the words behind ``vllm serve``: flags of vLLM 0.32 only."""
-    if settings["vllm_accelerator"] == "cpu":
-        # Left alone, an engine on CPUs takes nearly all memory for its KV cache, and wants a C++ compiler.
-        row = {"enforce_eager": True, "kv_cache_memory_bytes": _local.CPU_KV_CACHE_BYTES, **row}
     args = [model, "--served-model-name", name, "--host", place.host, "--port", str(place.port)]
     for key, flag in (
         ("revision", "--revision"),
