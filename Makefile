@@ -6,7 +6,7 @@ PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
 PYTEST = .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install-chat uninstall-chat lint sanity unit golden test test-cluster docs lock build
+.PHONY: help install-chat uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -137,7 +137,7 @@ def unreachable(lines: t.Sequence[str]) -> str:
     line = next((line for line in lines if _UNREACHABLE.search(line)), "")
     if not line:
         return ""
-    indexes = next((line.partition(": ")[2] for line in lines if line.startswith("Looking in indexes: ")), "https://pypi.org/simple")
+    indexes = next((line.partition(": ")[2] for line in lines if line.startswith("Looking in indexes: ")), "PyPI")
     reason = _REASON.search(line)
     return f"{reason[0] if reason else line[:300]} (index: {indexes})"
 

@@ -64,7 +64,7 @@ _SHUTDOWN_STATE, _BAD_NAME, _CANT_REREAD = 6, 10, 92
 _ALREADY_STARTED, _NOT_RUNNING, _ALREADY_ADDED = 60, 70, 90
 
 
-class NotRunning(ServingError):  # noqa: N818 - a state that callers ask for, more than an error
+class NotRunningError(ServingError):
     """Nobody listens on the socket, or whoever does is about to shut down."""
 
 
@@ -362,7 +362,7 @@ class Changes(t.NamedTuple):
 class Supervisor:
     """A supervisord, reached through its socket. Connects with the first question.
 
-    Every method raises NotRunning when nobody listens, and ServingError when the answer is an error or does not come.
+    Every method raises NotRunningError when nobody listens, and ServingError when the answer is an error or does not come.
     """
 
     def __init__(self, socket_path: t.Union[str, Path], timeout_s: float = ANSWER_S) -> None:
@@ -430,7 +430,7 @@ class Supervisor:
             if exc.faultCode in fine:
                 return None
             if exc.faultCode == _SHUTDOWN_STATE:
-                raise NotRunning(f"supervisord at {self.socket_path} is shutting down.") from None
+                raise NotRunningError(f"supervisord at {self.socket_path} is shutting down.") from None
             if exc.faultCode == _CANT_REREAD:
                 raise ServingError(f"supervisord cannot read its configuration: {_one_line(exc.faultString)}") from None
             raise ServingError(f"supervisord answers {_one_line(exc.faultString)} to {method}({', '.join(map(str, arguments))}).") from None
@@ -440,7 +440,7 @@ class Supervisor:
                 f"End it, then run again; its process id is in {os.path.splitext(self.socket_path)[0]}.pid."
             ) from None
         except (FileNotFoundError, ConnectionError):
-            raise NotRunning(f"No supervisord listens at {self.socket_path}.") from None
+            raise NotRunningError(f"No supervisord listens at {self.socket_path}.") from None
         except (OSError, xmlrpc.client.Error, http.client.HTTPException, ExpatError) as exc:
             raise ServingError(f"supervisord at {self.socket_path} cannot be asked: {exc}") from None
 
@@ -529,7 +529,7 @@ def start_supervisord(executable: str, layout: Layout, environ: t.Mapping[str, s
 def _answers(supervisor: Supervisor) -> bool:
     try:
         return supervisor.pid() > 0
-    except NotRunning:
+    except NotRunningError:
         return False
 
 

@@ -15,6 +15,7 @@ description:
   - Does on a host what a Job does on a cluster - runs a command that makes a file or a folder, and nothing when that is there.
   - While it runs, the last line that it wrote is shown as its progress. All it wrote is kept in a file.
   - The command ends with the module, also when that is interrupted.
+extends_documentation_fragment: [llmops.serving.progress]
 attributes:
   check_mode:
     support: full
@@ -50,9 +51,6 @@ options:
     description: File for what the command writes. It is written anew.
     type: path
     required: true
-  progress_path:
-    description: File to which the module appends what it does, for the action plugin of the same name, which shows it. Set by that plugin.
-    type: path
 """
 
 EXAMPLES = r"""

@@ -18,6 +18,7 @@ description:
   - C(pip) is used with the configuration of the user, such as the index, the proxy and the certificates, and with its cache.
   - Environments are made one after another. Two at a time are no faster, measured with the locks of this collection on two cores.
   - When it fails, the output of C(pip) stays beside the environment, as C(PATH.pip.log). The next run goes on from there.
+extends_documentation_fragment: [llmops.serving.progress]
 attributes:
   check_mode:
     support: full
@@ -84,10 +85,6 @@ options:
     description: Index to ask for local versions that the user's own index lacks. No other package is taken from it.
     type: str
     default: ""
-  progress_path:
-    description:
-      - File to which the module appends what it does, for the action plugin of the same name, which shows it. Set by that plugin.
-    type: path
 """
 
 EXAMPLES = r"""
@@ -121,17 +118,17 @@ environments:
   type: list
   elements: dict
   sample:
-    - path: /home/ada/.local/state/llmops-serving/chat/venvs/vllm-5e6f7a8b
+    - path: /srv/chat/venvs/vllm-5e6f7a8b
       changed: true
       packages: 148
       seconds: 61.2
-      older: [/home/ada/.local/state/llmops-serving/chat/venvs/vllm-9c0d1e2f]
+      older: [/srv/chat/venvs/vllm-9c0d1e2f]
   contains:
     path:
       description: Folder of the environment.
       returned: always
       type: str
-      sample: /home/ada/.local/state/llmops-serving/chat/venvs/vllm-5e6f7a8b
+      sample: /srv/chat/venvs/vllm-5e6f7a8b
     changed:
       description: Whether it was made or mended, or would be.
       returned: always
@@ -152,18 +149,18 @@ environments:
       returned: always
       type: list
       elements: str
-      sample: [/home/ada/.local/state/llmops-serving/chat/venvs/vllm-9c0d1e2f]
+      sample: [/srv/chat/venvs/vllm-9c0d1e2f]
 older:
   description: RV(environments[].older) of all of them, without those that are asked for themselves.
   returned: success
   type: list
   elements: str
-  sample: [/home/ada/.local/state/llmops-serving/chat/venvs/vllm-9c0d1e2f]
+  sample: [/srv/chat/venvs/vllm-9c0d1e2f]
 log_path:
   description: File with all that C(pip) printed.
   returned: failure
   type: str
-  sample: /home/ada/.local/state/llmops-serving/chat/venvs/vllm-5e6f7a8b.pip.log
+  sample: /srv/chat/venvs/vllm-5e6f7a8b.pip.log
 """
 
 import typing as t

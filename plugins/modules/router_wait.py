@@ -22,7 +22,7 @@ description:
   - On a host, with O(supervised), a program that has ended, or that supervisord has given up, ends the wait, too; the message has the
     decisive line of its log.
   - Where O(engine_deployment) is given, these three are judged only when its rollout is over, because pods of before may still answer.
-extends_documentation_fragment: [llmops.serving.kubernetes]
+extends_documentation_fragment: [llmops.serving.kubernetes, llmops.serving.progress]
 attributes:
   check_mode:
     support: full
@@ -134,10 +134,6 @@ options:
   ca_path:
     description: File with the certificates of the authorities to trust for an HTTPS O(url). Without it, those of the system.
     type: path
-  progress_path:
-    description: File to which the module appends what it does, for the action plugin of the same name, which shows it. Set by that plugin.
-    type: path
-    version_added: "0.2.0"
 notes:
   - With O(url) and without O(api_key_secret), no Python package beside Ansible's own is needed, and the module can run on any host.
 """

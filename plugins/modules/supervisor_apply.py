@@ -24,6 +24,7 @@ notes:
     supervisord, and what O(programs) say. C(LLMOPS_SERVING_STATE) in it is the state folder, by which processes are found."
   - A running supervisord keeps its own settings and environment until it is shut down; a new O(supervisord) is used with the next start.
   - While supervisord is dead nobody keeps its programs, so V(absent) for one component ends those of all. V(present) starts the others.
+extends_documentation_fragment: [llmops.serving.progress]
 attributes:
   check_mode:
     description: Can run in check mode, also before there is a state folder. Executables are not looked for then.
@@ -139,9 +140,6 @@ options:
     description: Remove the secrets of the component, and with the last component the logs. Used with O(state=absent).
     type: bool
     default: false
-  progress_path:
-    description: File to which the module appends what it does, for the action plugin of the same name, which shows it. Set by that plugin.
-    type: path
 """
 
 EXAMPLES = r"""
@@ -206,7 +204,7 @@ log_dir:
   description: Folder with a log for each program, and that of supervisord.
   returned: success
   type: str
-  sample: /home/ada/.local/state/llmops-serving/chat/logs
+  sample: /srv/chat/logs
 """
 
 import contextlib
@@ -233,7 +231,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._supervisor import 
     KILL_S,
     STUCK,
     Layout,
-    NotRunning,
+    NotRunningError,
     ProcessInfo,
     Supervisor,
     Watch,
@@ -343,7 +341,7 @@ class Component:
         supervisor = Supervisor(self.layout.socket)
         try:
             return supervisor, {info.name: info for info in supervisor.processes()}
-        except NotRunning:
+        except NotRunningError:
             return None, {}
 
     def clear_the_way(self) -> None:
@@ -647,7 +645,7 @@ class Absent(Component):
         self.changed = True
         if self.check_mode:
             return
-        with contextlib.suppress(NotRunning):  # it may end by itself meanwhile
+        with contextlib.suppress(NotRunningError):  # it may end by itself meanwhile
             pid = supervisor.pid()
             supervisor.stop(infos, _supervisor.stop_seconds(self.known) + KILL_S)
             supervisor.shutdown()

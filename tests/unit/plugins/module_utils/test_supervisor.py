@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils import _processes, _supervisor
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
-from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Layout, NotRunning, Program, Supervisor
+from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Layout, NotRunningError, Program, Supervisor
 
 SUPERVISORD = str(Path(sys.executable).parent / "supervisord")
 CHAT = Layout(Path("/home/ada/chat"))
@@ -274,11 +274,11 @@ def test_an_order_that_supervisord_refuses(chat: Chat) -> None:
 
 
 def test_nobody_listens(chat: Chat) -> None:
-    with pytest.raises(NotRunning, match="No supervisord listens at"):
+    with pytest.raises(NotRunningError, match="No supervisord listens at"):
         Supervisor(chat.layout.socket).processes()
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(chat.layout.socket))  # the file stays, as after a kill
-    with pytest.raises(NotRunning, match="No supervisord listens at"):
+    with pytest.raises(NotRunningError, match="No supervisord listens at"):
         Supervisor(chat.layout.socket).processes()
 
 
@@ -286,7 +286,7 @@ def test_a_supervisord_that_is_about_to_end_does_not_run(chat: Chat) -> None:
     chat.write(slow="trap 'sleep 2; exit 0' TERM; while :; do sleep 0.05; done")
     supervisor = chat.start()
     supervisor.shutdown()
-    with pytest.raises(NotRunning):
+    with pytest.raises(NotRunningError):
         supervisor.processes()
     eventually(lambda: not chat.layout.socket.exists(), "supervisord is gone")
 
@@ -297,7 +297,7 @@ def test_a_supervisord_that_hangs(chat: Chat) -> None:
     os.kill(pid, signal.SIGSTOP)
     with pytest.raises(ServingError, match="does not answer within 1 s") as caught:
         Supervisor(chat.layout.socket, timeout_s=1).processes()
-    assert not isinstance(caught.value, NotRunning)
+    assert not isinstance(caught.value, NotRunningError)
     os.kill(pid, signal.SIGCONT)
     assert Supervisor(chat.layout.socket).pid() == pid
 
@@ -337,9 +337,11 @@ def test_leftovers_are_all_but_the_run_itself(chat: Chat, monkeypatch: pytest.Mo
     chat.write(a="exec sleep 1000", b="exec sleep 1000")
     supervisor = chat.start()
     pid = supervisor.pid()
-    eventually(lambda: chat.pids() == {pid, *(info.pid for info in supervisor.processes())}, "both programs are there")
-    inside = chat.pids()
     state_dir = str(chat.layout.state_dir)
+    # until then, the scripts still run, and what they start for a moment
+    eventually(lambda: [process.command for process in _processes.marked(state_dir)].count("sleep 1000") == 2, "both programs are there")
+    assert chat.pids() == {pid, *(info.pid for info in supervisor.processes())}
+    inside = chat.pids()
     with monkeypatch.context() as patch:
         patch.setattr(_processes, "family", lambda: {os.getpid(), pid})
         assert {process.pid for process in _supervisor.leftovers(state_dir)} == inside - {pid}

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeError, Object
-from ansible_collections.llmops.serving.plugins.module_utils._supervisor import NotRunning, ProcessInfo
+from ansible_collections.llmops.serving.plugins.module_utils._supervisor import NotRunningError, ProcessInfo
 from ansible_collections.llmops.serving.plugins.modules import router_wait
 from ansible_collections.llmops.serving.tests.unit import stub_openai as stub
 
@@ -595,7 +595,7 @@ def test_an_engine_that_nobody_keeps(clock: Clock, server: stub.StubOpenAI, engi
     engine.info = None
     with pytest.raises(ServingError, match="supervisord keeps no program vllm-backend"):
         by_url(clock, server, supervised=engine.programs)
-    engine.error = NotRunning("No supervisord listens at /x.")
+    engine.error = NotRunningError("No supervisord listens at /x.")
     assert by_url(clock, server, once=True, supervised=engine.programs)["last_error"] == "No supervisord listens at /x."
 
 
