@@ -1,9 +1,9 @@
 # Copyright (c) 2026 The llmops.serving authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write docs/reference.md from the roles' argument specs and the documentation of modules and filters.
+"""Write docs/reference.md from the roles' argument specs and the documentation of modules and filters, docs/catalog.md from the catalog.
 
-usage: scripts/reference.py [--check]    (--check writes nothing and fails when the file is not up to date)
+usage: scripts/reference.py [--check]    (--check writes nothing and fails when a file is not up to date)
 """
 
 from __future__ import annotations
@@ -19,13 +19,48 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGET = ROOT / "docs" / "reference.md"
+sys.path.insert(0, str(ROOT / ".venv" / "collections"))
+
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog  # noqa: E402
+from ansible_collections.llmops.serving.plugins.module_utils._capacity import Fit, Gpu, Serving  # noqa: E402
+
+CATALOG = ROOT / "roles" / "vllm" / "vars" / "models.yml"
 COLLECTION = "llmops.serving"
 HEAD = """# Reference
 
 Every variable of the roles, and every option and return value of the modules and filters.
 This page is made by `make docs` from `roles/*/meta/argument_specs.yml` and from the documentation in `plugins/`. Change it there.
 """
+CATALOG_HEAD = """# Catalog
+
+Every model that `vllm_model_name` may name. This page is made by `make docs` from `roles/vllm/vars/models.yml`.
+[models.md](models.md) says how to change a row or add one, [capacity.md](capacity.md) how many chats fit on which GPU.
+
+- Parameters are billions, those that a token uses in parentheses. Weights are GiB as they are downloaded.
+- Context is what the model can hold, in tokens, and in parentheses what the row serves, where that is less.
+- KV cache is KiB for each token of a chat, over all layers, in 16 bit. Layers with a sliding window stop growing at its end.
+- The GPU is the smallest that the row allows, by the memory that it is sold with. Rows with host memory run on CPUs, too.
+- A licence in bold forbids production. Gated models want a token: see [kubernetes.md](kubernetes.md#gated-models).
+"""
+CATALOG_COLUMNS = [
+    *("Name", "Model", "Parameters (B)", "Weights (GiB)", "Context", "KV cache (KiB/token)", "Layers by attention"),
+    *("Tool parser", "Reasoning parser", "Gated", "Licence", "Least GPU", "CPU memory", "Note"),
+]
+WORKED_HEAD = """
+## Room on GPUs
+
+What `make plan` says of the two large rows: chats of full length at a time, and of 8,192 tokens, in parentheses the verdict where it is
+not "fits". First as the row serves, then with vLLM's own defaults (92 % of the GPU, its batch and number of sequences for that GPU).
+The overhead of an engine is an estimate, see [capacity.md](capacity.md); fp8 stands only where vLLM 0.32 starts with it.
+"""
+WORKED_COLUMNS = ["Row", "GPUs", "KV cache", "Weights, GiB a GPU", "As the row serves", "With vLLM's defaults", "Longest chat then"]
+WORKED_ROWS = ("gpt-oss-120b", "qwen-qwq-32b")
+WORKED_GPUS = {
+    "A100 80 GB": Gpu("NVIDIA-A100-SXM4-80GB", 81920, "8.0"),
+    "H100 80 GB": Gpu("NVIDIA-H100-80GB-HBM3", 81559, "9.0"),
+    "H200 141 GB": Gpu("NVIDIA-H200", 143771, "9.0"),
+}
+CHOICES = ("gpu_memory_utilization", "max_num_batched_tokens", "max_num_seqs")
 
 Doc = dict[str, t.Any]
 
@@ -122,24 +157,91 @@ def role(path: Path) -> str:
 
 
 def render() -> str:
-    """Return the whole page."""
+    """Return the page of all variables, options and return values."""
     roles = [role(path.parents[1]) for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))]
     modules = [plugin(path) for path in sorted(ROOT.glob("plugins/modules/[!_]*.py"))]
     filters = [plugin(path) for path in sorted(ROOT.glob("plugins/filter/[!_]*.py"))]
     return "\n".join([HEAD, "## Roles\n", *roles, "## Modules\n", *modules, "## Filters\n", *filters])
 
 
+def attention(row: Doc) -> str:
+    """Return the kinds of attention of a row in words, with the number of layers of each."""
+    words = {
+        "sliding_window": f"sliding window of {row.get('sliding_window')}",
+        "chunked": f"chunks of {row.get('attention_chunk_size')}",
+        "mla": "MLA",
+    }
+    kinds = [f"{count} {words.get(kind, kind)}" for kind, count in row["layers"].items()]
+    return ", ".join([*kinds, "with sinks"] if row.get("attention_sinks") else kinds)
+
+
+def catalog_row(name: str, row: Doc) -> list[str]:
+    """Return the cells of a row of the catalog."""
+    active, served, least = row.get("active_parameters_b"), row["max_model_len"], row["min_gpu_memory_gb"]
+    return [
+        value(name),
+        row["model"] if row.get("source") == "smoke" else f"[{row['model']}](https://huggingface.co/{row['model']})",
+        f"{row['parameters_b']:g}" + (f" ({active:g})" if active else ""),
+        f"{row['weights_gib']:.2f}",
+        f"{row['max_context']}" + (f" ({served})" if served < row["max_context"] else ""),
+        f"{round(_capacity.kib_per_token(row), 1):g}",
+        attention(row),
+        value(row.get("tool_call_parser")),
+        value(row.get("reasoning_parser")),
+        "yes" if row.get("gated") else "",
+        row["license"] if row.get("production_use", True) else f"**{row['license']}**",
+        f"{row.get('tensor_parallel_size', 1)} x {least:g} GB" if least else "any",
+        str(row.get("memory_request", "")),
+        f"Refused: {markdown(row['unservable'])}" if "unservable" in row else "",
+    ]
+
+
+def room(fit: Fit) -> str:
+    """Return for how many chats there is room, and the verdict where it is not that all is well."""
+    words = f"{fit.concurrency:.2f}, or {fit.typical}" if fit.concurrency > 0 else "none"
+    return words if fit.verdict == _capacity.FITS else f"{words} ({fit.verdict.replace('_', ' ')})"
+
+
+def worked(rows: t.Mapping[str, Doc]) -> t.Iterator[list[str]]:
+    """Yield the cells of the worked numbers."""
+    for name in WORKED_ROWS:
+        row = rows[name]
+        plain = {key: value for key, value in row.items() if key not in CHOICES}
+        for title, gpu in WORKED_GPUS.items():
+            for count in (1, 2):
+                for dtype in ("bfloat16", "fp8"):
+                    if dtype == "fp8" and not _catalog.supports_fp8_kv_cache(row, gpu.compute_capability):
+                        continue
+                    fits = [_capacity.fit_gpu(kind, Serving.of_row(kind, dtype), gpu, count) for kind in (row, plain)]
+                    weights = f"{fits[0].memory.weights / 2**30:.1f}"
+                    yield [value(name), f"{count} x {title}", dtype, weights, room(fits[0]), room(fits[1]), f"{fits[1].longest:,}"]
+
+
+def catalog() -> str:
+    """Return the page of all rows of the catalog."""
+    rows: dict[str, Doc] = yaml.safe_load(CATALOG.read_text(encoding="utf-8"))["vllm_models"]
+    table_of_rows = table(CATALOG_COLUMNS, (catalog_row(name, row) for name, row in rows.items()))
+    return "\n".join([CATALOG_HEAD, table_of_rows, WORKED_HEAD.lstrip("\n"), table(WORKED_COLUMNS, worked(rows))])
+
+
+PAGES: dict[Path, t.Callable[[], str]] = {ROOT / "docs" / "reference.md": render, ROOT / "docs" / "catalog.md": catalog}
+
+
 def main(arguments: t.Optional[t.Sequence[str]] = None) -> int:
-    """Write the page, or with --check compare it. Return the exit code."""
-    parser = argparse.ArgumentParser(description="Write docs/reference.md.")
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when the file is not up to date")
-    page = render()
-    if not parser.parse_args(arguments).check:
-        TARGET.write_text(page, encoding="utf-8")
-    elif not TARGET.exists() or TARGET.read_text(encoding="utf-8") != page:
-        print(f"{TARGET.name} is not what the specs and the plugins say. Run: make docs", file=sys.stderr)
-        return 1
-    return 0
+    """Write the pages, or with --check compare them. Return the exit code."""
+    parser = argparse.ArgumentParser(description="Write docs/reference.md and docs/catalog.md.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a file is not up to date")
+    check = parser.parse_args(arguments).check
+    stale = []
+    for target, make in PAGES.items():
+        page = make()
+        if not check:
+            target.write_text(page, encoding="utf-8")
+        elif not target.exists() or target.read_text(encoding="utf-8") != page:
+            stale.append(target.name)
+    for name in stale:
+        print(f"{name} is not what the specs, the plugins and the catalog say. Run: make docs", file=sys.stderr)
+    return 1 if stale else 0
 
 
 if __name__ == "__main__":

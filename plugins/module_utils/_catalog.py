@@ -32,7 +32,19 @@ KV_CACHE_DTYPES = frozenset(
     """auto float16 bfloat16 fp8 fp8_e4m3 fp8_e5m2 fp8_inc fp8_ds_mla nvfp4 nvfp4_4over6 nvfp4_ds_mla turboquant_k8v4 turboquant_4bit_nc
     turboquant_k3v4_nc turboquant_3bit_nc ultraquant_4bit int4_per_token_head int8_per_token_head fp8_per_token_head""".split()
 )
+# FlashInferBackend.get_supported_head_sizes
+FLASHINFER_HEAD_DIMS = frozenset({64, 128, 256, 512})
 DTYPES = frozenset({"auto", "float16", "bfloat16", "float32", "half", "float"})
+# How weights are shipped.
+WEIGHTS_FORMATS = frozenset({"bf16", "fp16", "fp32", "fp8", "mxfp4", "awq", "gptq", "other"})
+# Kinds of attention that a layer may have, and the facts that a row has exactly when it has layers of that kind.
+LAYER_KINDS: dict[str, tuple[str, ...]] = {
+    "full": (),
+    "sliding_window": ("sliding_window",),
+    "chunked": ("attention_chunk_size",),
+    "mla": ("kv_lora_rank", "qk_rope_head_dim"),
+    "linear": ("linear_state_bytes",),
+}
 
 # Flags that the plan sets itself (given twice they would fight), and one that would put a secret into the process list.
 MANAGED_FLAGS = {
@@ -70,22 +82,36 @@ class Key(t.NamedTuple):
     choices: frozenset[str] = frozenset()
 
 
-KEYS: dict[str, Key] = {
-    # facts of the model
+_FACTS: dict[str, Key] = {
     "description": Key(str),
     "model": Key(str, required=True),
     "source": Key(str, choices=frozenset({"hub", "smoke"})),
     "revision": Key(str),
+    "architecture": Key(str),
+    "parameters_b": Key(float, minimum=0),
+    "active_parameters_b": Key(float, minimum=0),
     "weights_gib": Key(float, minimum=0),
-    "max_context": Key(int, minimum=1),
+    "weights_format": Key(str, choices=WEIGHTS_FORMATS),
+    "vocab_size": Key(int, minimum=1),
     "num_attention_heads": Key(int, minimum=1),
     "num_kv_heads": Key(int, minimum=1),
+    "head_dim": Key(int, minimum=1),
+    "layers": Key(dict),
+    "sliding_window": Key(int, minimum=1),
+    "attention_chunk_size": Key(int, minimum=1),
+    "kv_lora_rank": Key(int, minimum=1),
+    "qk_rope_head_dim": Key(int, minimum=1),
+    "linear_state_bytes": Key(int, minimum=1),
+    "linear_state_blocks": Key(int, minimum=1),
     "attention_sinks": Key(bool),
-    "attention_mla": Key(bool),
+    "max_context": Key(int, minimum=1),
     "min_compute_capability": Key(str),
     "gated": Key(bool),
     "license": Key(str),
-    # choices for serving
+    "production_use": Key(bool),
+    "unservable": Key(str),
+}
+_CHOICES: dict[str, Key] = {
     "min_gpu_memory_gb": Key(float, minimum=0),
     "max_model_len": Key(int, minimum=1),
     "max_num_seqs": Key(int, minimum=1),
@@ -108,6 +134,9 @@ KEYS: dict[str, Key] = {
     "memory_request": Key(str),
     "memory_limit": Key(str),
 }
+KEYS: dict[str, Key] = {**_FACTS, **_CHOICES}
+# What a row says of the model; every other key says how it is served.
+FACTS = frozenset(_FACTS)
 
 _TYPE_NAMES = {
     str: "a string",
@@ -126,7 +155,7 @@ def resolve_row(catalog: t.Mapping[str, t.Any], overrides: t.Mapping[str, t.Any]
     """Return the complete row *name*: the catalog's, with the user's keys merged over it, validated.
 
     Every override is validated, not only the one that is served, so that a mistake shows when it is made.
-    Raises ServingError naming row, key, value and what would be right.
+    Raises ServingError naming row, key, value and what would be right, or why vLLM cannot serve the row.
     """
     if not isinstance(overrides, t.Mapping):
         raise ServingError(f"vllm_model_configs has to be a mapping of row names to rows, not {_show(overrides)}.")
@@ -145,6 +174,10 @@ def resolve_row(catalog: t.Mapping[str, t.Any], overrides: t.Mapping[str, t.Any]
         )
     for row_name in {name, *map(str, overrides)}:
         check_row(row_name, table[row_name])
+    if "unservable" in table[name]:
+        raise ServingError(
+            f"vllm_model_name: {name}: {table[name]['unservable']} To waive this: set vllm_model_configs.{name}.unservable: null"
+        )
     return table[name]
 
 
@@ -171,9 +204,24 @@ def check_row(name: str, row: Row) -> None:
         raise ServingError(f"vllm_model_configs.{name}: the key {missing[0]} is missing. Example: model: Qwen/Qwen2.5-7B-Instruct")
     _check_model(name, row)
     _check_capability(name, row)
+    _check_layers(name, row)
     _check_lengths(name, row)
     _check_tools(name, row)
     _check_extra_args(name, row.get("extra_args", []))
+
+
+def missing_facts(row: Row) -> list[str]:
+    """Return the facts that *row* lacks and without which nobody can compute whether the model fits on a GPU.
+
+    Where ``layers`` itself is missing, the attention is taken for ordinary, so num_kv_heads and head_dim are asked for, too.
+    """
+    layers: t.Mapping[str, int] = row.get("layers", {})
+    needed = ["weights_gib", "vocab_size", "num_attention_heads", "layers", "max_context"]
+    if not layers or set(layers) - {"mla", "linear"}:
+        needed += ["num_kv_heads", "head_dim"]
+    for kind in layers:
+        needed += LAYER_KINDS.get(kind, ())
+    return [key for key in needed if key not in row]
 
 
 def check_tensor_parallel(name: str, row: Row, size: int) -> None:
@@ -196,14 +244,20 @@ def supports_fp8_kv_cache(row: Row, compute_capability: t.Optional[str]) -> bool
     """Whether vLLM 0.32 starts *row* with an fp8 KV cache on a GPU of *compute_capability* ("8.0"); False where it is unknown.
 
     vllm/platforms/cuda.py and v1/attention/backends: from 8.9 on everything does. On 8.0 to 8.8 FlashInfer stores fp8 for ordinary
-    attention, but attention sinks and MLA are left to Triton, which refuses an fp8 cache below 8.9 (vllm-project/vllm PR 43914).
+    attention, but attention sinks, MLA and head sizes that FlashInfer lacks are left to Triton, which refuses an fp8 cache below 8.9
+    (vllm-project/vllm PR 43914).
     """
     if not compute_capability:
         return False
     capability = capability_tuple(compute_capability)
     if capability >= (8, 9):
         return True
-    return capability >= (8, 0) and not row.get("attention_sinks") and not row.get("attention_mla")
+    return (
+        capability >= (8, 0)
+        and not row.get("attention_sinks")
+        and "mla" not in row.get("layers", {})
+        and row.get("head_dim", 128) in FLASHINFER_HEAD_DIMS
+    )
 
 
 def capability_tuple(text: str) -> tuple[int, int]:
@@ -243,7 +297,8 @@ def _check_value(where: str, key: str, value: t.Any) -> None:
     if spec.choices and value not in spec.choices:
         hint = did_you_mean(str(value), spec.choices)
         known = f" Known: {', '.join(sorted(spec.choices))}." if not hint and len(spec.choices) < 12 else ""
-        raise ServingError(f"{where}: vLLM 0.32 does not know {_show(value)}{hint}.{known}")
+        unknown = f"{_show(value)} is not known" if key in FACTS else f"vLLM 0.32 does not know {_show(value)}"
+        raise ServingError(f"{where}: {unknown}{hint}.{known}")
     if isinstance(value, (int, float)) and spec.minimum is not None and value < spec.minimum:
         raise ServingError(f"{where}: {value} is too small, the least is {spec.minimum:g}.")
     if isinstance(value, (int, float)) and spec.maximum is not None and value > spec.maximum:
@@ -270,6 +325,29 @@ def _check_capability(name: str, row: Row) -> None:
     value = row.get("min_compute_capability")
     if value is not None and not _CAPABILITY.fullmatch(value):
         raise ServingError(f'vllm_model_configs.{name}.min_compute_capability: "{value}" is not of the form "8.0".')
+
+
+def _check_layers(name: str, row: Row) -> None:
+    """Refuse layers of an unknown kind, and facts of a kind without such layers or the other way round."""
+    where = f"vllm_model_configs.{name}"
+    layers = row.get("layers", {})
+    for kind, count in layers.items():
+        if kind not in LAYER_KINDS:
+            raise ServingError(
+                f"{where}.layers.{kind}: unknown kind of attention{did_you_mean(str(kind), LAYER_KINDS)}. Known: {', '.join(LAYER_KINDS)}."
+            )
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ServingError(
+                f"{where}.layers.{kind}: {_show(count)} is not a number of layers. Give a whole number, at least 1, or leave {kind} out."
+            )
+    if "layers" in row and not layers:
+        raise ServingError(f"{where}.layers: it is empty. Example: layers: {{full: 28}}")
+    for kind, facts in LAYER_KINDS.items():
+        for fact in facts:
+            if kind in layers and fact not in row:
+                raise ServingError(f"{where}.{fact}: it is missing, though the row has layers.{kind}. See config.json of the model.")
+            if fact in row and kind not in layers:
+                raise ServingError(f"{where}.{fact}: it belongs to layers.{kind}, which the row lacks. Set that, too, or remove {fact}.")
 
 
 def _check_lengths(name: str, row: Row) -> None:

@@ -15,9 +15,17 @@ def resolve(overrides=None, name="gpt-oss-120b"):
 
 
 @pytest.mark.parametrize("name", sorted(CATALOG))
-def test_every_row_of_the_catalog_is_valid(name):
-    row = resolve(name=name)
-    assert {"description", "model", "weights_gib", "max_context", "license", "max_model_len", "max_num_seqs"} <= set(row)
+def test_every_row_of_the_catalog_is_served_unless_it_says_why_not(name):
+    if "unservable" in CATALOG[name]:
+        with pytest.raises(ServingError, match=name):
+            resolve(name=name)
+    row = resolve({name: {"unservable": None}}, name)
+    assert row == {key: value for key, value in CATALOG[name].items() if key != "unservable"}
+
+
+def test_the_model_of_the_seeds_that_vllm_cannot_serve_names_another():
+    with pytest.raises(ServingError, match=r"dual chunk attention.*Serve qwen2\.5-7b-instruct .*unservable: null"):
+        resolve(name="qwen2.5-7b-instruct-1m")
 
 
 def test_the_two_rows_of_the_seeds_are_as_promised():
@@ -68,6 +76,17 @@ REFUSED = {
     "auto tools without parser": ({"tool_call_parser": None, "enable_auto_tool_choice": True}, None, "unless tool_call_parser is set"),
     "an Ollama name as model": ({"model": "Qwen/Qwen3:8B"}, None, 'the Hugging Face id, with a dash: "Qwen/Qwen3-8B"'),
     "no hub id": ({"model": "gpt-oss"}, None, "neither a Hugging Face id"),
+    "unknown format of weights": ({"weights_format": "mxfp8"}, None, 'weights_format: "mxfp8" is not known (did you mean "mxfp4"?)'),
+    "unknown kind of layer": ({"layers": {"sliding": 1}}, None, "gpt-oss-120b.layers.sliding: unknown kind of attention"),
+    "no layers of a kind": ({"layers": {"full": 0}}, None, "layers.full: 0 is not a number of layers"),
+    "truth for layers": ({"layers": {"full": True}}, None, "layers.full: True is not a number of layers"),
+    "layers as a number": ({"layers": 36}, None, "gpt-oss-120b.layers: 36 is not a mapping"),
+    "layers without their fact": ({"layers": {"mla": 1}}, None, "kv_lora_rank: it is missing, though the row has layers.mla"),
+    "a fact without its layers": (
+        {"attention_chunk_size": 8192},
+        None,
+        "attention_chunk_size: it belongs to layers.chunked, which the row",
+    ),
     "a capability as a number": ({"min_compute_capability": 8.0}, None, "8.0 is not a string"),
     "not a mapping": (65536, None, "is not a mapping of keys"),
 }
@@ -129,6 +148,49 @@ def test_fp8_kv_cache_by_model_and_gpu(row, capability, able):
     assert _catalog.supports_fp8_kv_cache(CATALOG[row], capability) is able
 
 
-def test_fp8_kv_cache_for_mla_needs_capability_8_9():
-    assert not _catalog.supports_fp8_kv_cache({"attention_mla": True}, "8.0")
-    assert _catalog.supports_fp8_kv_cache({"attention_mla": True}, "8.9")
+@pytest.mark.parametrize("row", [{"layers": {"mla": 27}}, {"layers": {"full": 32}, "head_dim": 96}])
+def test_fp8_kv_cache_for_mla_and_for_head_sizes_that_flashinfer_lacks_needs_capability_8_9(row):
+    assert not _catalog.supports_fp8_kv_cache(row, "8.0")
+    assert _catalog.supports_fp8_kv_cache(row, "8.9")
+
+
+def test_layers_taken_away_leave_their_facts_behind():
+    own = {"model": "o/m", "layers": {"full": 1, "sliding_window": 1}, "sliding_window": 128}
+    with pytest.raises(ServingError, match=r"sliding_window: it belongs to layers\.sliding_window"):
+        _catalog.resolve_row({"m": own}, {"m": {"layers": {"sliding_window": None}}}, "m")
+    with pytest.raises(ServingError, match=r"m\.layers: it is empty"):
+        _catalog.resolve_row({"m": {"model": "o/m", "layers": {}}}, {}, "m")
+
+
+GQA = {"weights_gib": 1.0, "vocab_size": 10, "num_attention_heads": 4, "max_context": 8, "num_kv_heads": 2, "head_dim": 64}
+MLA = {"weights_gib": 1.0, "vocab_size": 10, "num_attention_heads": 4, "max_context": 8}
+
+
+@pytest.mark.parametrize(
+    ("row", "missing"),
+    [
+        ({**GQA, "layers": {"full": 2}}, []),
+        ({}, ["weights_gib", "vocab_size", "num_attention_heads", "layers", "max_context", "num_kv_heads", "head_dim"]),
+        ({**MLA, "layers": {"full": 2}}, ["num_kv_heads", "head_dim"]),
+        ({**GQA, "layers": {"sliding_window": 2}}, ["sliding_window"]),
+        ({**GQA, "layers": {"full": 1, "chunked": 2}}, ["attention_chunk_size"]),
+        ({**MLA, "layers": {"mla": 2}}, ["kv_lora_rank", "qk_rope_head_dim"]),
+        ({**MLA, "layers": {"mla": 2}, "kv_lora_rank": 512, "qk_rope_head_dim": 64}, []),
+        ({**MLA, "layers": {"linear": 2}}, ["linear_state_bytes"]),
+        ({**MLA, "layers": {"linear": 2, "full": 1}}, ["num_kv_heads", "head_dim", "linear_state_bytes"]),
+    ],
+)
+def test_facts_without_which_nothing_can_be_computed(row, missing):
+    assert _catalog.missing_facts(row) == missing
+    assert set(missing) <= _catalog.FACTS <= set(_catalog.KEYS)
+
+
+def test_a_row_that_cannot_be_served_is_refused_only_when_chosen():
+    catalog = {"m": {"model": "o/m", "unservable": "vLLM 0.32 lacks it. Serve other-model."}, "n": {"model": "o/n"}}
+    assert _catalog.resolve_row(catalog, {}, "n") == {"model": "o/n"}
+    with pytest.raises(ServingError) as refusal:
+        _catalog.resolve_row(catalog, {}, "m")
+    assert str(refusal.value) == (
+        "vllm_model_name: m: vLLM 0.32 lacks it. Serve other-model. To waive this: set vllm_model_configs.m.unservable: null"
+    )
+    assert _catalog.resolve_row(catalog, {"m": {"unservable": None}}, "m") == {"model": "o/m"}
