@@ -19,6 +19,7 @@ import csv
 import dataclasses
 import re
 import typing as t
+from pathlib import Path
 
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
@@ -27,6 +28,8 @@ if t.TYPE_CHECKING:
     from ansible_collections.llmops.serving.plugins.module_utils._kube import Kube, Object
 
     Used = dict[tuple[str, str], int]
+    # runs nvidia-smi with these arguments; its exit code, what it wrote, and what it wrote of errors
+    Ask = t.Callable[..., tuple[int, str, str]]
 
 MIB = 2**20
 GB = 10**9
@@ -37,7 +40,15 @@ LABELLERS = {"nvidia": "GPU feature discovery", "amd": "the AMD node labeller"}
 # Pods that hold GPUs: bound to a node, Pending ones too, and not finished.
 HOLDING = "spec.nodeName!=,status.phase!=Succeeded,status.phase!=Failed"
 
+# Where nvidia-smi is under WSL, which need not be in PATH.
+WSL_FOLDER = "/usr/lib/wsl/lib"
 NVIDIA_SMI_FIELDS = ("index", "name", "memory.total", "memory.free", "compute_cap", "mig.mode.current")
+NVIDIA_SMI_CSV = "--format=csv,noheader,nounits"
+# Lists the processes of all GPUs in one call, those of the desktop too, which --query-compute-apps leaves out.
+NVIDIA_SMI_PROCESSES = ("-q", "-d", "PIDS")
+# Its words for a process that is not in its /proc: of another container, or, under WSL, of Windows.
+ELSEWHERE = ("not found", "insufficient permissions")
+UNNAMED = "a process that nvidia-smi does not name"
 
 # vLLM's default gpu_memory_utilization: it refuses to start where less than this share of a card is free.
 FREE_SHARE = 0.92
@@ -65,6 +76,60 @@ COMPUTE_CAPABILITIES = {
 
 CORDON = {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}
 MOST_KINDS = 6
+MOST_NAMED = 3
+MOST_HOLDERS = 20
+
+
+class Holder(t.NamedTuple):
+    """Who holds GPUs, or memory of them. What is unknown, or nothing that its kind has, is None.
+
+    A ``pod`` or ``deployment`` holds ``gpus``; a ``process`` holds ``memory_mib`` of the GPU with the index ``gpu``, an ``ollama_model`` of
+    any of them.
+    """
+
+    kind: str
+    name: str
+    namespace: t.Optional[str] = None
+    node: t.Optional[str] = None
+    gpus: t.Optional[int] = None
+    pid: t.Optional[int] = None
+    gpu: t.Optional[int] = None
+    memory_mib: t.Optional[int] = None
+    expires_at: t.Optional[str] = None
+    remedy: str = ""
+
+    @property
+    def title(self) -> str:
+        """The name as people need it to find this."""
+        of_kind = {"pod": f"{self.namespace}/{self.name}", "deployment": f"Deployment/{self.name}", "ollama_model": f"Ollama's {self.name}"}
+        return of_kind.get(self.kind, self.name)
+
+    @property
+    def text(self) -> str:
+        """Who it is and what it holds, in words: ``ml/train-0 (4 GPUs of gpu-a)``, ``python (pid 4242, 17,000 MiB of GPU 0)``."""
+        parts = [] if self.pid is None else [f"pid {self.pid}"]
+        if self.gpus is not None:
+            parts.append(_plural(self.gpus, "GPU") + (f" of {self.node}" if self.node else ""))
+        if self.memory_mib is not None:
+            parts.append(f"{self.memory_mib:,} MiB" + ("" if self.gpu is None else f" of GPU {self.gpu}"))
+        elif self.gpu is not None:
+            parts.append(f"on GPU {self.gpu}")
+        return f"{self.title} ({', '.join(parts)})" if parts else self.title
+
+    def report(self) -> dict[str, t.Any]:
+        """Return what is known, and all of it in words."""
+        known = {key: value for key, value in self._asdict().items() if value not in (None, "")}
+        return {**known, "text": f"{self.text}: {self.remedy}" if self.remedy else self.text}
+
+
+class GpuProcess(t.NamedTuple):
+    """A process on the GPU with the index ``gpu``; ``graphics``: it only draws. ``name`` is what nvidia-smi says, often a command line."""
+
+    gpu: int
+    pid: int
+    graphics: bool
+    name: str
+    memory_mib: t.Optional[int]
 
 
 @dataclasses.dataclass
@@ -84,6 +149,8 @@ class Gpus:
     obstacle: str = ""
     index: t.Optional[int] = None
     memory_free_mib: t.Optional[int] = None
+    min_free_share: float = FREE_SHARE
+    holders: list[Holder] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,11 +168,15 @@ class Request:
 
 
 class Place(t.NamedTuple):
-    """What messages say about the place where GPUs were looked for: none there, all held by others, memory not known."""
+    """What messages say about the place where GPUs were looked for: none there, all held by others, memory not known.
+
+    ``held`` takes the place of ``busy`` where it is known by whom; it has ``{holders}`` in it.
+    """
 
     absent: str
     busy: str
     unknown: str
+    held: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +202,7 @@ def cluster_place(accelerator: str) -> Place:
         absent=f"no node of the cluster offers {RESOURCES[accelerator]}. "
         f"Install the {accelerator.upper()} GPU operator, or its device plugin. GPUs offered through DRA only are not counted.",
         busy="Enough of them exist, but other pods hold them: remove such a pod, or wait.",
+        held="Enough of them exist, but they are held by {holders}: remove such a pod, or wait.",
         unknown=f"Labels with the memory are missing: install {LABELLERS[accelerator]}.",
     )
 
@@ -145,7 +217,8 @@ def cluster_gpus(
     """Read nodes and pods, page by page, and return the GPUs of every node that has the labels of *node_selector*.
 
     *tolerations* are those that the pods will have. The GPUs of *replaced_pods* (``namespace``, ``label_selector``) count as free.
-    Nothing is kept of a pod but what it holds. Raises KubeError when the API does not answer or does not permit it.
+    Nothing is kept of a pod but its name and what it holds, and its name only where pods can be placed. Raises KubeError when the API
+    does not answer or does not permit it.
     """
     found = kube.list("/api/v1/nodes", label_selector=selector_text(node_selector or {}), missing_ok=False)
     rows = [gpus for node in found for gpus in node_gpus(node, accelerator, tolerations)]
@@ -157,7 +230,8 @@ def cluster_gpus(
         path = f"/api/v1/namespaces/{replaced_pods['namespace']}/pods"
         pods = kube.list(path, label_selector=replaced_pods["label_selector"], field_selector=HOLDING)
         replaced = {pod["metadata"]["uid"] for pod in pods}
-    used = gpus_in_use(kube.list("/api/v1/pods", field_selector=HOLDING), accelerator, nodes, replaced)
+    holders = {(gpus.node, gpus.resource): gpus.holders for gpus in rows if not gpus.obstacle}
+    used = gpus_in_use(kube.list("/api/v1/pods", field_selector=HOLDING), accelerator, nodes, replaced, holders)
     for gpus in rows:
         gpus.free = max(0, gpus.count - used.get((gpus.node, gpus.resource), 0))
     return rows
@@ -198,8 +272,17 @@ def node_obstacle(node: Object, tolerations: t.Sequence[Object]) -> str:
     return ""
 
 
-def gpus_in_use(pods: t.Iterable[Object], accelerator: str, nodes: t.Container[str], replaced: t.Container[str] = ()) -> Used:
-    """Fold *pods* into the number of GPUs held, by ``(node, resource)``; pods with a uid in *replaced* hold none."""
+def gpus_in_use(
+    pods: t.Iterable[Object],
+    accelerator: str,
+    nodes: t.Container[str],
+    replaced: t.Container[str] = (),
+    holders: t.Optional[t.Mapping[tuple[str, str], list[Holder]]] = None,
+) -> Used:
+    """Fold *pods* into the number of GPUs held, by ``(node, resource)``; pods with a uid in *replaced* hold none.
+
+    Those that hold some are added to the list that *holders* has for the same ``(node, resource)``.
+    """
     asked = RESOURCES[accelerator]
     used: Used = collections.defaultdict(int)
     for pod in pods:
@@ -208,6 +291,9 @@ def gpus_in_use(pods: t.Iterable[Object], accelerator: str, nodes: t.Container[s
         if node in nodes and pod["metadata"]["uid"] not in replaced:
             for resource, amount in pod_requests(spec, asked).items():
                 used[node, resource] += amount
+                if holders and (node, resource) in holders:
+                    metadata = pod["metadata"]
+                    holders[node, resource].append(Holder("pod", metadata["name"], metadata["namespace"], node, amount))
     return used
 
 
@@ -287,11 +373,13 @@ def _amd_labels(gpus: Gpus, labels: t.Mapping[str, str]) -> Gpus:
 # -- a host ------------------------------------------------------------------------------------------------------------
 
 
-def host_place(host: str) -> Place:
+def host_place(host: str, min_free_share: float = FREE_SHARE) -> Place:
     """Return the words for a host that ``nvidia-smi`` was run on."""
+    held = f"over {1 - min_free_share:.0%} of the memory"
     return Place(
         absent=f"nvidia-smi lists no GPU on {host}. Check with lspci that this machine has the card.",
-        busy=f"Enough of them exist, but processes hold over {1 - FREE_SHARE:.0%} of the memory: end those that nvidia-smi shows, or wait.",
+        busy=f"Enough of them exist, but processes hold {held}: end those that nvidia-smi shows, or wait.",
+        held=f"Enough of them exist, but {held} is held by {{holders}}: end what need not run, or wait.",
         unknown="The driver does not tell the memory of this GPU, which shares it with the CPU.",
     )
 
@@ -302,10 +390,25 @@ def nvidia_smi_failure(host: str, code: int, output: str) -> ServingError:
     return ServingError(f"GPU check: nvidia-smi does not work on {host}: {words}. Install the NVIDIA driver, or reboot to reload it.")
 
 
-def parse_nvidia_smi(text: str, host: str) -> list[Gpus]:
+def host_gpus(ask: Ask, host: str, wanted: t.Collection[int] = (), min_free_share: float = FREE_SHARE) -> list[Gpus]:
+    """Return the GPUs of this host, those with an index in *wanted* only, where there is one. Raises ServingError when that cannot be."""
+    code, out, err = ask(f"--query-gpu={','.join(NVIDIA_SMI_FIELDS)}", NVIDIA_SMI_CSV)
+    if "No devices were found" in out + err:
+        return []
+    if code:
+        raise nvidia_smi_failure(host, code, err or out)
+    rows = parse_nvidia_smi(out, host, min_free_share)
+    absent = sorted(set(wanted) - {gpus.index for gpus in rows})
+    if absent:
+        found = ", ".join(str(gpus.index) for gpus in rows) or "none"
+        raise ServingError(f"GPU check: {host} has no GPU {absent[0]}; nvidia-smi lists {found}. Mend vllm_gpu_ids.")
+    return [gpus for gpus in rows if not wanted or gpus.index in wanted]
+
+
+def parse_nvidia_smi(text: str, host: str, min_free_share: float = FREE_SHARE) -> list[Gpus]:
     """Read what ``nvidia-smi --query-gpu=NVIDIA_SMI_FIELDS --format=csv,noheader,nounits`` wrote, one row for each GPU.
 
-    A GPU is free when ``FREE_SHARE`` of its memory is, or when the driver does not tell. Raises ServingError for other text.
+    A GPU is free when *min_free_share* of its memory is, or when the driver does not tell. Raises ServingError for other text.
     """
     rows = []
     for values in csv.reader(text.splitlines(), skipinitialspace=True):
@@ -314,10 +417,9 @@ def parse_nvidia_smi(text: str, host: str) -> list[Gpus]:
         if len(values) != len(NVIDIA_SMI_FIELDS) or not values[0].strip().isdigit():
             raise nvidia_smi_failure(host, 0, ", ".join(values))
         index, name, total, free, capability, mig = (value.strip() for value in values)
-        gpus = Gpus(host, name, 1, 1, _whole(total), None, index=int(index), memory_free_mib=_whole(free))
+        gpus = Gpus(host, name, 1, 1, _whole(total), None, index=int(index), memory_free_mib=_whole(free), min_free_share=min_free_share)
         gpus.compute_capability = capability if re.fullmatch(r"\d+\.\d+", capability) else compute_capability(name)
-        if gpus.memory_mib is not None and gpus.memory_free_mib is not None:
-            gpus.free = int(gpus.memory_free_mib >= FREE_SHARE * gpus.memory_mib)
+        make_room(gpus, 0)
         if mig == "Enabled":
             gpus.mig = "enabled"
             gpus.obstacle = f"in MIG mode, so it cannot be used whole: nvidia-smi -i {index} -mig 0 ends that"
@@ -337,9 +439,65 @@ def give_back(rows: t.Sequence[Gpus], uuids: str, processes: str, pids: t.Contai
         gpus = by_index.get(index_of.get(uuid))
         if gpus is None or gpus.memory_mib is None or gpus.memory_free_mib is None or _whole(pid) not in pids:
             continue
-        held = _whole(used)
-        gpus.memory_free_mib = min(gpus.memory_mib, gpus.memory_free_mib + (gpus.memory_mib if held is None else held))
-        gpus.free = int(gpus.memory_free_mib >= FREE_SHARE * gpus.memory_mib)
+        make_room(gpus, _whole(used))
+
+
+def make_room(gpus: Gpus, held_mib: t.Optional[int]) -> None:
+    """Count *held_mib* more of a GPU's memory as free, the whole of it where that is None."""
+    if gpus.memory_mib is None or gpus.memory_free_mib is None:
+        return
+    gpus.memory_free_mib = min(gpus.memory_mib, gpus.memory_free_mib + (gpus.memory_mib if held_mib is None else held_mib))
+    gpus.free = int(gpus.memory_free_mib >= gpus.min_free_share * gpus.memory_mib)
+
+
+def parse_processes(text: str) -> list[GpuProcess]:
+    """Read what ``nvidia-smi NVIDIA_SMI_PROCESSES`` wrote; anything else has no processes.
+
+    A process that computes and draws may be listed twice with the same memory: it is one.
+    """
+    found: dict[tuple[int, int], GpuProcess] = {}
+    gpu = -1
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        key, _colon, value = (part.strip() for part in line.partition(" : "))
+        if re.fullmatch(r"GPU [0-9A-Fa-f]+:[0-9A-Fa-f]+:[0-9A-Fa-f.]+", key):
+            gpu += 1
+        elif key == "Process ID":
+            fields = {}
+        fields[key] = value
+        if key == "Used GPU Memory" and fields.get("Process ID", "").isdecimal():
+            pid, graphics = int(fields["Process ID"]), fields.get("Type") == "G"
+            held_mib = _whole(value[: -len(" MiB")]) if value.endswith(" MiB") else None
+            before = found.get((gpu, pid))
+            if before:
+                graphics = graphics and before.graphics
+                held_mib = max(before.memory_mib or 0, held_mib or 0) or None
+            found[gpu, pid] = GpuProcess(gpu, pid, graphics, fields.get("Name", ""), held_mib)
+    return list(found.values())
+
+
+def process_name(process: GpuProcess, proc: Path = Path("/proc")) -> str:
+    """Return what people call *process*: the program's name, without its path and arguments."""
+    named = process.name.strip("[]")
+    if named.lower() in ELSEWHERE:
+        return UNNAMED  # whatever has this pid here is another process
+    words = named.split()
+    if words and named != "N/A":
+        return re.split(r"[/\\]", words[0])[-1] or words[0]
+    try:
+        return (proc / str(process.pid) / "comm").read_text(encoding="utf-8", errors="replace").strip() or UNNAMED
+    except OSError:
+        return UNNAMED
+
+
+def name_holders(rows: t.Iterable[Gpus], processes: t.Iterable[GpuProcess], own: t.Container[int], proc: Path = Path("/proc")) -> None:
+    """Write into *rows* which of *processes* hold memory of them; those with an id in *own* do not count."""
+    by_index = {gpus.index: gpus for gpus in rows}
+    for process in processes:
+        if process.gpu in by_index and process.pid not in own:
+            name = process_name(process, proc)
+            holder = Holder("process", name, pid=process.pid, gpu=process.gpu, memory_mib=process.memory_mib)
+            by_index[process.gpu].holders.append(holder)
 
 
 def _words(text: str, count: int) -> list[list[str]]:
@@ -395,17 +553,24 @@ def check(rows: t.Sequence[Gpus], request: Request, place: Place) -> dict[str, t
     verdict = judge(rows, request)
     reports = [_report(gpus, reason) for gpus, reason in zip(rows, verdict.reasons)]
     largest = largest_min_gb(rows, request)
+    named = [gpus for gpus, reason in zip(rows, verdict.reasons) if not reason or _is_shared(gpus)]
+    holders = largest_first(holder for gpus in named for holder in gpus.holders)
     result: dict[str, t.Any] = {
         "gpus": reports,
         "eligible": [report for report in reports if report["usable"]],
         "fits": verdict.fits,
         "replicas_possible": verdict.possible,
         "largest_min_gb": largest,
+        "holders": [holder.report() for holder in holders[:MOST_HOLDERS]],
+        "holders_total": len(holders),
     }
     if verdict.possible >= request.replicas:
         fitting = set(verdict.fits)
         there = [gpus for gpus, report in zip(rows, reports) if report["usable"] and gpus.node in fitting]
         result["summary"] = f"GPU check: {request}: room for {_plural(verdict.possible, 'replica')}: {inventory(there, request)}"
+        beside = [holder for gpus in there if gpus.sharing != "none" for holder in gpus.holders]
+        if beside:
+            result["summary"] += f"; on the same cards: {held_by(beside)}"
         return result
     was = "were" if request.gpus_per_node > 1 or request.replicas > 1 else "was"
     result["summary"] = f"GPU check: {request} {was} asked for; {_finding(rows, request, verdict, place, largest)}"
@@ -445,10 +610,14 @@ def _finding(rows: t.Sequence[Gpus], request: Request, verdict: Verdict, place: 
     nodes = _plural(len({gpus.node for gpus in rows}), "node")
     found = f"{room}found {sum(gpus.count for gpus in rows)} on {nodes}: {inventory(rows, request)}."
     advice = []
+    beside = [holder for gpus in rows if _is_shared(gpus) for holder in gpus.holders]
     if verdict.possible_when_idle >= request.replicas:
-        advice.append(place.busy)
+        holders = [holder for gpus, reason in zip(rows, verdict.reasons) if not reason for holder in gpus.holders]
+        advice.append(place.held.format(holders=held_by(holders)) if holders else place.busy)
     elif 0 < verdict.together < request.gpus_per_node:
         advice.append(f"No usable node has more than {verdict.together} of them free.")
+    elif beside:
+        advice.append(f"Cards that are shared are in use by {held_by(beside)}.")
     if request.min_memory_gb and any(gpus.memory_mib is None and gpus.count and not _placement_obstacles(gpus, request) for gpus in rows):
         advice.append(place.unknown)
     if largest is not None:
@@ -456,6 +625,27 @@ def _finding(rows: t.Sequence[Gpus], request: Request, verdict: Verdict, place: 
     elif request.min_memory_gb and _passes(rows, request, 0):
         advice.append("llm_min_gpu_memory_gb: 0 would pass; it does not look at memory.")
     return " ".join([found, *advice])
+
+
+def largest_first(holders: t.Iterable[Holder]) -> list[Holder]:
+    """Return *holders*, those first that hold most."""
+    return sorted(holders, key=lambda holder: (-(holder.gpus or holder.memory_mib or 0), holder.node or "", holder.title, holder.pid or 0))
+
+
+def held_by(holders: t.Iterable[Holder], most: int = MOST_NAMED) -> str:
+    """Return the largest *most* of *holders* in words: ``ml/train-0 (4) and ml/train-1 (2) on gpu-a and 7 more``."""
+    ordered = largest_first(holders)
+    places: dict[t.Optional[str], list[str]] = {}
+    for holder in ordered[:most]:
+        places.setdefault(holder.node, []).append(f"{holder.title} ({holder.gpus})" if holder.node else holder.text)
+    phrases = places.pop(None, [])
+    phrases += [f"{_listed(names)} on {node}" for node, names in places.items()]
+    return _listed([*phrases, f"{len(ordered) - most} more"] if len(ordered) > most else phrases)
+
+
+def _is_shared(gpus: Gpus) -> bool:
+    """Whether pods may be placed beside others on the same cards."""
+    return gpus.sharing != "none" and not gpus.obstacle
 
 
 def _passes(rows: t.Sequence[Gpus], request: Request, min_memory_gb: int) -> bool:
@@ -505,7 +695,11 @@ def _report(gpus: Gpus, reason: str) -> dict[str, t.Any]:
 def _names(names: t.Sequence[str]) -> str:
     if len(names) > 3:
         return f"{names[0]}, {names[1]} and {len(names) - 2} more"
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return _listed(names)
+
+
+def _listed(words: t.Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def _plural(number: int, word: str) -> str:

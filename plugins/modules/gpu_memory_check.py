@@ -32,8 +32,8 @@ options:
   source:
     description:
       - V(kubernetes) reads the nodes and pods of a cluster.
-      - V(host) runs C(nvidia-smi) where the module runs. A GPU there is free when 92 % of its memory is,
-        the share that vLLM takes by default, or when the driver does not tell.
+      - V(host) runs C(nvidia-smi) where the module runs. A GPU there is free when O(min_free_share) of its memory is,
+        or when the driver does not tell.
     type: str
     choices: [kubernetes, host]
     default: kubernetes
@@ -88,6 +88,13 @@ options:
     type: list
     elements: int
     default: []
+    version_added: "0.2.0"
+  min_free_share:
+    description:
+      - Which share of a GPU's memory has to be free. The default is what vLLM takes; a smaller one lets others hold the rest.
+      - Used with O(source=host).
+    type: float
+    default: 0.92
     version_added: "0.2.0"
   replaced_state_dir:
     description:
@@ -238,6 +245,69 @@ largest_min_gb:
   returned: always, also on failure once the GPUs could be read
   type: int
   sample: 80
+holders:
+  description:
+    - Who holds GPUs that could serve, those first that hold most, at most 20. Pods and processes that make room are not among them.
+    - On Kubernetes, pods on RV(eligible) nodes, and on nodes whose cards are shared by pods.
+    - On a host, processes of the GPUs looked at; they are only listed where one of these GPUs is not free.
+  returned: always, also on failure once the GPUs could be read
+  type: list
+  elements: dict
+  version_added: "0.2.0"
+  sample:
+    - {kind: pod, name: train-0, namespace: ml, node: gpu-a, gpus: 1, text: ml/train-0 (1 GPU of gpu-a)}
+  contains:
+    kind:
+      description: V(pod) or V(process).
+      returned: always
+      type: str
+      sample: pod
+    name:
+      description: Name of the pod or of the program.
+      returned: always
+      type: str
+      sample: train-0
+    namespace:
+      description: Namespace of the pod.
+      returned: for a pod
+      type: str
+      sample: ml
+    node:
+      description: Node of the pod.
+      returned: for a pod
+      type: str
+      sample: gpu-a
+    gpus:
+      description: GPUs that the pod holds.
+      returned: for a pod
+      type: int
+      sample: 1
+    pid:
+      description: Process id, as C(nvidia-smi) tells it.
+      returned: for a process
+      type: int
+      sample: 4242
+    gpu:
+      description: Index of the GPU.
+      returned: for a process
+      type: int
+      sample: 0
+    memory_mib:
+      description: Memory of that GPU that the process holds, in MiB.
+      returned: for a process, where the driver tells it
+      type: int
+      sample: 17000
+    text:
+      description: All of this in words.
+      returned: always
+      type: str
+      sample: ml/train-0 (1 GPU of gpu-a)
+holders_total:
+  description: How many there are, also where RV(holders) names only the largest.
+  returned: always, also on failure once the GPUs could be read
+  type: int
+  version_added: "0.2.0"
+  sample: 1
 summary:
   description: The verdict in one line.
   returned: always, also on failure once the GPUs could be read
@@ -253,20 +323,22 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils import _processes
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._gpu import (
-    NVIDIA_SMI_FIELDS,
+    FREE_SHARE,
+    NVIDIA_SMI_CSV,
+    NVIDIA_SMI_PROCESSES,
+    WSL_FOLDER,
     Gpus,
     Request,
     check,
     cluster_gpus,
     cluster_place,
     give_back,
+    host_gpus,
     host_place,
-    nvidia_smi_failure,
-    parse_nvidia_smi,
+    name_holders,
+    parse_processes,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube
-
-WSL_FOLDER = "/usr/lib/wsl/lib"
 
 
 def run(module: AnsibleModule) -> dict[str, t.Any]:
@@ -282,8 +354,10 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
         return check(gpus, request, cluster_place(params["accelerator"]))
     if params["accelerator"] != "nvidia":
         raise ServingError("source is host and accelerator is amd; on a host only NVIDIA GPUs can be read. Set llm_min_gpu_memory_gb: 0.")
+    if not 0 <= params["min_free_share"] <= 1:
+        raise ServingError(f"min_free_share is {params['min_free_share']:g}; it is a share, from 0 to 1.")
     host = platform.node()
-    return check(read_host(module, host), request, host_place(host))
+    return check(read_host(module, host), request, host_place(host, params["min_free_share"]))
 
 
 def read_host(module: AnsibleModule, host: str) -> list[Gpus]:
@@ -291,24 +365,21 @@ def read_host(module: AnsibleModule, host: str) -> list[Gpus]:
     binary = module.get_bin_path("nvidia-smi", opt_dirs=[WSL_FOLDER])
     if not binary:
         raise ServingError(f"GPU check: {host} has no nvidia-smi, the NVIDIA driver's tool. Install the driver, or choose a CPU setup.")
-    query = [binary, f"--query-gpu={','.join(NVIDIA_SMI_FIELDS)}", "--format=csv,noheader,nounits"]
-    code, out, err = module.run_command(query, environ_update={"LC_ALL": "C"})
-    if "No devices were found" in out + err:
-        return []
-    if code:
-        raise nvidia_smi_failure(host, code, err or out)
-    rows = parse_nvidia_smi(out, host)
-    wanted, state_dir = module.params["gpu_ids"], module.params["replaced_state_dir"]
-    absent = sorted(set(wanted) - {gpus.index for gpus in rows})
-    if absent:
-        found = ", ".join(str(gpus.index) for gpus in rows) or "none"
-        raise ServingError(f"GPU check: {host} has no GPU {absent[0]}; nvidia-smi lists {found}. Mend vllm_gpu_ids.")
+
+    def ask(*arguments: str) -> tuple[int, str, str]:
+        code, out, err = module.run_command([binary, *arguments], environ_update={"LC_ALL": "C"})
+        return code, out, err
+
+    rows = host_gpus(ask, host, module.params["gpu_ids"], module.params["min_free_share"])
+    state_dir = module.params["replaced_state_dir"]
     pids = {process.pid for process in _processes.marked(state_dir)} if state_dir else set()
     if pids:
         queries = ("--query-gpu=index,uuid", "--query-compute-apps=gpu_uuid,pid,used_gpu_memory")
-        uuids, processes = (module.run_command([binary, query, "--format=csv,noheader,nounits"])[1] for query in queries)
+        uuids, processes = (ask(query, NVIDIA_SMI_CSV)[1] for query in queries)
         give_back(rows, uuids, processes, pids)
-    return [gpus for gpus in rows if not wanted or gpus.index in wanted]
+    if not all(gpus.free for gpus in rows):
+        name_holders(rows, parse_processes(ask(*NVIDIA_SMI_PROCESSES)[1]), pids)
+    return rows
 
 
 def main() -> None:
@@ -327,6 +398,7 @@ def main() -> None:
                 "options": {"namespace": {"type": "str", "required": True}, "label_selector": {"type": "str", "required": True}},
             },
             "gpu_ids": {"type": "list", "elements": "int", "default": []},
+            "min_free_share": {"type": "float", "default": FREE_SHARE},
             "replaced_state_dir": {"type": "path"},
             **KUBERNETES_ARGS,
         },

@@ -4,25 +4,33 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import typing as t
+import weakref
 from pathlib import Path
 
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._gpu import (
+    GpuProcess,
     Gpus,
+    Holder,
     Request,
     check,
     cluster_gpus,
     cluster_place,
     compute_capability,
     give_back,
+    held_by,
     host_place,
     judge,
+    name_holders,
     node_obstacle,
     parse_nvidia_smi,
+    parse_processes,
     pod_requests,
+    process_name,
     sold_gb,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._kube import Kube, Object
@@ -170,6 +178,127 @@ def test_thousands_of_shared_gpus_are_written_with_a_suffix() -> None:
     assert pod_requests(spec, "nvidia.com/gpu") == {"nvidia.com/gpu": 2000}
 
 
+# -- who holds them ----------------------------------------------------------------------------------------------------
+
+
+def test_who_holds_gpus_is_told_of_nodes_that_could_serve() -> None:
+    result = verdict("a100-80-a", "a100-40", min_memory_gb=80)
+    assert result["holders"] == [
+        {
+            "kind": "pod",
+            "name": "two-containers",
+            "namespace": "team",
+            "node": "a100-80-a",
+            "gpus": 2,
+            "text": "team/two-containers (2 GPUs of a100-80-a)",
+        }
+    ]
+    assert result["holders_total"] == 1
+    assert [holder["name"] for holder in verdict("h100", "a100-80-b", min_memory_gb=80)["holders"]] == [
+        "init-peak",
+        "engine",
+        "sidecars",
+        "pending-bound",
+    ]
+
+
+def test_what_makes_room_holds_nothing() -> None:
+    [row] = gpus_of("a100-80-b", replaced_pods={"namespace": "chatbot", "label_selector": "app=vllm-backend"})
+    assert [holder.title for holder in row.holders] == ["team/pending-bound"]
+
+
+def test_nothing_is_kept_of_pods_where_none_can_be_placed() -> None:
+    node = json.loads(json.dumps(NODES["a100-80-b"]))
+    node["spec"]["unschedulable"] = True
+    cluster = Cluster()
+    cluster.nodes = [node]
+    [row] = cluster_gpus(t.cast(Kube, cluster))
+    assert (row.free, row.holders) == (1, [])
+
+
+def test_pods_are_folded_one_by_one() -> None:
+    class Pod(dict[str, t.Any]):
+        """A pod that can be seen going."""
+
+    alive: list[weakref.ref[Pod]] = []
+
+    class Big(Cluster):
+        def list(self, path: str, label_selector: str = "", field_selector: str = "", missing_ok: bool = True) -> t.Iterator[Object]:
+            if path == "/api/v1/nodes":
+                yield from super().list(path, label_selector, field_selector, missing_ok)
+                return
+            for number in range(100):
+                made = Pod(
+                    metadata={"name": f"pod-{number}", "namespace": "ml", "uid": str(number)},
+                    spec={"nodeName": "a100-80-a", "containers": [{"resources": {"requests": {"nvidia.com/gpu": str(number % 2)}}}]},
+                )
+                alive.append(weakref.ref(made))
+                yield made
+                del made
+                gc.collect(0)
+                assert sum(ref() is not None for ref in alive) <= 1
+
+    [row] = cluster_gpus(t.cast(Kube, Big("a100-80-a")), tolerations=GPU_TAINT_TOLERATED)
+    assert len(alive) == 100
+    assert [holder.name for holder in row.holders] == [f"pod-{number}" for number in range(1, 100, 2)]
+
+
+def rows_with(holders: dict[str, list[tuple[str, int]]], **fields: t.Any) -> list[Gpus]:
+    """Rows of eight GPUs, none of them free, each with these pods on it."""
+    rows = [Gpus(node, "H100", 8, 0, 81559, "9.0", **fields) for node in holders]
+    for gpus in rows:
+        gpus.holders = [Holder("pod", name, "ml", gpus.node, number) for name, number in holders[gpus.node]]
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("holders", "words"),
+    [
+        ({"gpu-a": [("train-0", 4)]}, "ml/train-0 (4) on gpu-a"),
+        ({"gpu-a": [("train-1", 2), ("train-0", 4)]}, "ml/train-0 (4) and ml/train-1 (2) on gpu-a"),
+        ({"gpu-a": [("a", 1), ("c", 4)], "gpu-b": [("b", 2)]}, "ml/c (4) and ml/a (1) on gpu-a and ml/b (2) on gpu-b"),
+        (
+            {"gpu-a": [("a", 8)], "gpu-b": [("b", 2), ("c", 2), ("d", 1), ("e", 1)]},
+            "ml/a (8) on gpu-a, ml/b (2) and ml/c (2) on gpu-b and 2 more",
+        ),
+    ],
+)
+def test_the_largest_are_named(holders: dict[str, list[tuple[str, int]]], words: str) -> None:
+    with pytest.raises(ServingError, match="GPU check") as caught:
+        check(rows_with(holders), Request(80), cluster_place("nvidia"))
+    assert f"they are held by {words}: remove such a pod, or wait." in str(caught.value)
+
+
+def test_a_big_cluster_has_more_than_are_named() -> None:
+    rows = rows_with({f"gpu-{node}": [(f"pod-{node}-{number}", 1) for number in range(8)] for node in range(500)})
+    with pytest.raises(ServingError, match=r"and 3997 more: remove") as caught:
+        check(rows, Request(80), cluster_place("nvidia"))
+    assert (len(caught.value.details["holders"]), caught.value.details["holders_total"]) == (20, 4000)
+    assert len(str(caught.value)) < 600
+
+
+def test_pods_on_the_same_cards_are_named_though_there_is_room() -> None:
+    [row] = rows_with({"gpu-a": [("train-0", 1)]}, sharing="mps", shared_by=4)
+    row.free = 7
+    result = check([row], Request(80), cluster_place("nvidia"))
+    assert result["summary"].endswith("(80 GB, 7 free); on the same cards: ml/train-0 (1) on gpu-a")
+    row.sharing = "none"
+    assert "train-0" not in check([row], Request(80), cluster_place("nvidia"))["summary"]
+
+
+def test_pods_on_cards_without_memory_of_their_own_are_named() -> None:
+    [row] = rows_with({"gpu-a": [("train-0", 1)]}, sharing="time-slicing", shared_by=8)
+    row.free = 7
+    with pytest.raises(ServingError, match=r"Cards that are shared are in use by ml/train-0 \(1\) on gpu-a\. llm_min_gpu") as caught:
+        check([row], Request(80), cluster_place("nvidia"))
+    assert [holder["name"] for holder in caught.value.details["holders"]] == ["train-0"]
+    row.obstacle = "cordoned"
+    with pytest.raises(ServingError) as caught:
+        check([row], Request(80), cluster_place("nvidia"))
+    assert "train-0" not in str(caught.value)
+    assert caught.value.details["holders"] == []
+
+
 # -- judging nodes -----------------------------------------------------------------------------------------------------
 
 
@@ -303,7 +432,10 @@ def test_replicas_may_spread_over_nodes() -> None:
 def test_eligible_does_not_mind_who_holds_them() -> None:
     error = failure("a100-80-b", "a100-40", min_memory_gb=80, gpus_per_node=4)
     assert [row["node"] for row in error.details["eligible"]] == ["a100-80-b"]
-    assert "Enough of them exist, but other pods hold them" in str(error)
+    assert (
+        "Enough of them exist, but they are held by chatbot/engine (2) and team/pending-bound (1) on a100-80-b: remove such a pod, or wait."
+        in str(error)
+    )
 
 
 def test_eligible_is_only_what_could_serve_a_whole_replica() -> None:
@@ -523,3 +655,163 @@ def test_memory_that_is_unknown_stays_so() -> None:
     rows = host("unified-memory.csv")
     give_back(rows, UUIDS, "GPU-aaaa, 10, 1000\n", {10})
     assert (rows[0].memory_free_mib, rows[0].free) == (None, 1)
+
+
+# nvidia-smi -q -d PIDS, driver 580: a desktop on the first GPU, an engine on the second; a process that computes and draws is listed twice
+TWO_GPUS = """
+==============NVSMI LOG==============
+
+Timestamp                                 : Sat Nov 21 12:00:00 2026
+Driver Version                            : 580.82.07
+CUDA Version                              : 13.0
+
+Attached GPUs                             : 3
+GPU 00000000:01:00.0
+    Processes
+        GPU instance ID                   : N/A
+        Compute instance ID               : N/A
+        Process ID                        : 2553
+            Type                          : G
+            Name                          : /usr/lib/xorg/Xorg
+            Used GPU Memory               : 310 MiB
+        GPU instance ID                   : N/A
+        Compute instance ID               : N/A
+        Process ID                        : 100
+            Type                          : C
+            Name                          : /opt/x/bin/python3 train.py --ratio=1 : 2
+            Used GPU Memory               : 20434 MiB
+        GPU instance ID                   : N/A
+        Compute instance ID               : N/A
+        Process ID                        : 100
+            Type                          : G
+            Name                          : /opt/x/bin/python3 train.py --ratio=1 : 2
+            Used GPU Memory               : 20434 MiB
+
+GPU 00000000:02:00.0
+    Processes                             : None
+
+GPU 00000000:C1:00.0
+    Processes
+        GPU instance ID                   : N/A
+        Compute instance ID               : N/A
+        Process ID                        : 415592
+            Type                          : C
+            Name                          : VLLM::EngineCore
+            Used GPU Memory               : 69564 MiB
+"""
+
+MIG = """
+Attached GPUs                             : 1
+GPU 00000000:07:00.0
+    Processes
+        GPU instance ID                   : 1
+        Compute instance ID               : 0
+        Process ID                        : 77
+            Type                          : C
+            Name                          : python
+            Used GPU Memory               : 9800 MiB
+        GPU instance ID                   : 2
+        Compute instance ID               : 0
+        Process ID                        : 78
+            Type                          : C
+            Name                          : [Not Found]
+            Used GPU Memory               : N/A
+"""
+
+# WSL: what Windows runs has no memory that it tells; what WSL runs, neither
+WSL = """
+Driver Version                            : 465.42
+Attached GPUs                             : 1
+GPU 00000000:01:00.0
+    Processes
+        GPU instance ID                   : N/A
+        Compute instance ID               : N/A
+        Process ID                        : 2936
+            Type                          : C+G
+            Name                          : C:\\Windows\\SystemApps\\TextInputHost.exe
+            Used GPU Memory               : Not available in WDDM driver model
+        Process ID                        : 524
+            Type                          : C+G
+            Name                          : [Insufficient Permissions]
+            Used GPU Memory               : N/A
+        Process ID                        : 30
+            Type                          : G
+            Name                          : /Xwayland
+            Used GPU Memory               : N/A
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "processes"),
+    [
+        (
+            TWO_GPUS,
+            [
+                GpuProcess(0, 2553, True, "/usr/lib/xorg/Xorg", 310),
+                GpuProcess(0, 100, False, "/opt/x/bin/python3 train.py --ratio=1 : 2", 20434),
+                GpuProcess(2, 415592, False, "VLLM::EngineCore", 69564),
+            ],
+        ),
+        (MIG, [GpuProcess(0, 77, False, "python", 9800), GpuProcess(0, 78, False, "[Not Found]", None)]),
+        (
+            WSL,
+            [
+                GpuProcess(0, 2936, False, r"C:\Windows\SystemApps\TextInputHost.exe", None),
+                GpuProcess(0, 524, False, "[Insufficient Permissions]", None),
+                GpuProcess(0, 30, True, "/Xwayland", None),
+            ],
+        ),
+        ("GPU 00000000:01:00.0\n    Processes                             : N/A\n", []),
+        ("GPU 00000000:01:00.0\n        Process ID     : N/A\n            Used GPU Memory   : 5 MiB\n", []),
+        ("0, NVIDIA L4, 23034, 3000, 8.9, Disabled\n", []),
+        ("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.\n", []),
+        ("", []),
+    ],
+)
+def test_processes_that_nvidia_smi_lists(text: str, processes: list[GpuProcess]) -> None:
+    assert parse_processes(text) == processes
+
+
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("/usr/lib/xorg/Xorg", "Xorg"),
+        ("/opt/x/bin/python3 train.py /data/set", "python3"),
+        ("VLLM::EngineCore", "VLLM::EngineCore"),
+        (r"C:\Windows\System32\dwm.exe", "dwm.exe"),
+        ("N/A", "pt_main_thread"),
+        ("[N/A]", "pt_main_thread"),
+        ("", "pt_main_thread"),
+        ("[Not Found]", "a process that nvidia-smi does not name"),  # its id is that of another process here
+        ("[Insufficient Permissions]", "a process that nvidia-smi does not name"),
+    ],
+)
+def test_what_people_call_a_process(told: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "100").mkdir()
+    (tmp_path / "100" / "comm").write_text("pt_main_thread\n")
+    assert process_name(GpuProcess(0, 100, False, told, 1), tmp_path) == name
+
+
+def test_a_process_that_nobody_can_name(tmp_path: Path) -> None:
+    assert process_name(GpuProcess(0, 100, False, "N/A", 1), tmp_path) == "a process that nvidia-smi does not name"
+
+
+def test_processes_of_a_host_are_named_with_their_ids() -> None:
+    rows = host("two-a100-one-busy.csv")
+    processes = [GpuProcess(1, 42, False, "python", 40000), GpuProcess(1, 43, False, "Xorg", None), GpuProcess(1, 44, False, "own", 30000)]
+    name_holders(rows, [*processes, GpuProcess(7, 45, False, "elsewhere", 1)], {44})
+    with pytest.raises(ServingError, match="GPU check") as caught:
+        check(rows, Request(80, gpus_per_node=2), host_place("box"))
+    assert str(caught.value).endswith(
+        "over 8% of the memory is held by python (pid 42, 40,000 MiB of GPU 1) and Xorg (pid 43, on GPU 1): end what need not run, or wait."
+    )
+    assert caught.value.details["holders"] == [
+        {"kind": "process", "name": "python", "pid": 42, "gpu": 1, "memory_mib": 40000, "text": "python (pid 42, 40,000 MiB of GPU 1)"},
+        {"kind": "process", "name": "Xorg", "pid": 43, "gpu": 1, "text": "Xorg (pid 43, on GPU 1)"},
+    ]
+
+
+def test_several_processes_are_one_list() -> None:
+    holders = [Holder("process", "p", pid=number, gpu=0, memory_mib=number) for number in range(1, 6)]
+    words = "p (pid 5, 5 MiB of GPU 0), p (pid 4, 4 MiB of GPU 0), p (pid 3, 3 MiB of GPU 0) and 2 more"
+    assert held_by(holders) == words

@@ -21,7 +21,7 @@ NODE = {
     "status": {"allocatable": {"nvidia.com/gpu": "2"}, "conditions": [{"type": "Ready", "status": "True"}]},
 }
 POD = {
-    "metadata": {"name": "engine", "uid": "1"},
+    "metadata": {"name": "engine", "namespace": "chatbot", "uid": "1"},
     "spec": {"nodeName": "gpu-a", "containers": [{"resources": {"requests": {"nvidia.com/gpu": "2"}}}]},
 }
 
@@ -48,6 +48,7 @@ class Module:
             "replaced_pods": None,
             "node_selector": {},
             "gpu_ids": [],
+            "min_free_share": 0.92,
             "replaced_state_dir": None,
             "kubeconfig": None,
             "context": None,
@@ -55,7 +56,7 @@ class Module:
         }
         self.binary = binary
         self.result = result
-        self.command: list[str] = []
+        self.commands: list[list[str]] = []
         # what it writes when it is asked for these columns
         self.answers: dict[str, str] = {}
 
@@ -63,7 +64,7 @@ class Module:
         return self.binary
 
     def run_command(self, command: list[str], environ_update: t.Optional[dict[str, str]] = None) -> tuple[int, str, str]:
-        self.command = command
+        self.commands.append(command)
         return (0, self.answers[command[1]], "") if command[1] in self.answers else self.result
 
 
@@ -102,6 +103,12 @@ def test_without_toleration_and_room_it_fails(connections: Connections) -> None:
         gpu_memory_check.run(Module())
 
 
+def test_who_holds_them_is_named(connections: Connections) -> None:
+    with pytest.raises(ServingError, match=r"they are held by chatbot/engine \(2\) on gpu-a: remove such a pod, or wait") as caught:
+        gpu_memory_check.run(Module(tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}]))
+    assert [holder["text"] for holder in caught.value.details["holders"]] == ["chatbot/engine (2 GPUs of gpu-a)"]
+
+
 def test_what_is_no_kubernetes_api_is_not_a_cluster_without_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     def answer_404(self: Kube, method: str, path: str, **options: t.Any) -> t.NoReturn:
         raise KubeError("404 page not found.", status=404)
@@ -115,11 +122,8 @@ def test_what_is_no_kubernetes_api_is_not_a_cluster_without_gpus(monkeypatch: py
 def test_host_runs_nvidia_smi() -> None:
     module = Module(source="host", result=(0, "0, NVIDIA L4, 23034, 22500, 8.9, Disabled\n", ""))
     assert gpu_memory_check.run(module)["replicas_possible"] == 1
-    assert module.command == [
-        "/usr/bin/nvidia-smi",
-        "--query-gpu=index,name,memory.total,memory.free,compute_cap,mig.mode.current",
-        "--format=csv,noheader,nounits",
-    ]
+    query = "--query-gpu=index,name,memory.total,memory.free,compute_cap,mig.mode.current"
+    assert module.commands == [["/usr/bin/nvidia-smi", query, "--format=csv,noheader,nounits"]]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +143,7 @@ def test_host_runs_nvidia_smi() -> None:
         ({"min_memory_gb": -1.0}, "min_memory_gb is -1; it must be 0 or more"),
         ({"gpus_per_node": 0}, "gpus_per_node is 0; it must be 1 or more"),
         ({"replicas": 0}, "replicas is 0; it must be 1 or more"),
+        ({"min_free_share": 50.0}, "min_free_share is 50; it is a share, from 0 to 1"),
     ],
 )
 def test_trouble_is_told(host: dict[str, t.Any], message: str) -> None:
@@ -179,3 +184,43 @@ def test_processes_of_the_deployment_make_room(tmp_path: Path) -> None:
     assert (gpus["memory_free_mib"], gpus["free"]) == (22500, 1)
     with pytest.raises(ServingError, match="processes hold over 8% of the memory"):
         gpu_memory_check.run(module)
+
+
+PROCESSES = """
+GPU 00000000:01:00.0
+        Process ID                        : 4242
+            Type                          : C
+            Name                          : /usr/bin/python3
+            Used GPU Memory               : 19000 MiB
+GPU 00000000:02:00.0
+        Process ID                        : 4243
+            Type                          : G
+            Name                          : /usr/lib/xorg/Xorg
+            Used GPU Memory               : 300 MiB
+"""
+
+
+def test_who_holds_memory_of_a_host_is_named_by_one_call_more() -> None:
+    module = Module(source="host", result=TWO_GPUS, gpus_per_node=2)
+    module.answers = {"-q": PROCESSES}
+    with pytest.raises(ServingError, match=r"over 8% of the memory is held by python3 \(pid 4242, 19,000 MiB of GPU 0\)") as caught:
+        gpu_memory_check.run(module)
+    assert [holder["pid"] for holder in caught.value.details["holders"]] == [4242, 4243]
+    assert [command[1:] for command in module.commands[1:]] == [["-q", "-d", "PIDS"]]
+
+
+def test_processes_are_not_asked_for_where_memory_is_free() -> None:
+    module = Module(source="host", result=TWO_GPUS, gpu_ids=[1])
+    assert gpu_memory_check.run(module)["holders"] == []
+    assert len(module.commands) == 1
+
+
+@pytest.mark.parametrize(("share", "replicas"), [(0.92, 1), (0.5, 1), (0.1, 2)])
+def test_a_smaller_share_lets_others_hold_the_rest(share: float, replicas: int) -> None:
+    module = Module(source="host", result=TWO_GPUS, min_free_share=share)
+    assert gpu_memory_check.run(module)["replicas_possible"] == replicas
+
+
+def test_the_share_that_was_asked_for_is_told() -> None:
+    with pytest.raises(ServingError, match="processes hold over 40% of the memory"):
+        gpu_memory_check.run(Module(source="host", result=TWO_GPUS, min_free_share=0.6, gpu_ids=[0]))
