@@ -2,17 +2,27 @@
 # Without an inventory.yaml of yours, this machine serves a smoke model.
 INVENTORY ?= $(firstword $(wildcard inventory.yaml) inventory.local.yaml)
 ANSIBLE_ARGS ?=
+OUTPUT ?= text
 PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
 PYTEST = .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install-chat uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
+.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install-chat: .venv/ready $(INVENTORY) ## deploy what the inventory says, or change it; again: changes nothing
 	@$(PLAYBOOK) playbooks/chat.yml
+
+plan: .venv/ready $(INVENTORY) ## tell what install-chat would do, and change nothing; OUTPUT=json for machines
+	@scripts/plan --output $(OUTPUT) -i $(INVENTORY) $(ANSIBLE_ARGS)
+
+gpu-runtime-guard: .venv/ready $(INVENTORY) ## name what else holds the GPUs before vLLM starts on them; changes nothing
+	@$(PLAYBOOK) playbooks/guard.yml
+
+ollama-preflight: .venv/ready $(INVENTORY) ## the same before Ollama starts
+	@$(PLAYBOOK) playbooks/guard.yml -e guard_runtime=ollama
 
 uninstall-chat: .venv/ready $(INVENTORY) ## remove the chat; keeps chats, weights and secrets unless ANSIBLE_ARGS="-e purge=true"
 	@$(PLAYBOOK) playbooks/uninstall.yml
@@ -37,7 +47,7 @@ test-local: .venv/ready-dev ## install, use and uninstall the real programs on t
 test-cluster: .venv/ready-dev ## modules, manifests and molecule on the cluster that KUBECONFIG names
 	@scripts/test-cluster
 
-docs: .venv/ready-dev ## write docs/reference.md from the argument specs and module docs
+docs: .venv/ready-dev ## write docs/reference.md and docs/catalog.md from specs, module docs and the catalog
 	@.venv/bin/python scripts/reference.py
 
 lock: .venv/ready-dev ## write the lock files of the local platform anew; look at the diff

@@ -13,6 +13,7 @@ version_added: "0.1.0"
 author: The llmops.serving authors (@llmops)
 description:
   - Prints, below the recap, the pairs that the run has put into C(serving_summary) with M(ansible.builtin.set_stats), aligned.
+  - Before them, the lines in C(serving_report), as they are.
   - When nothing was changed, it says so. When a task failed, it repeats the message of the first one.
 """
 
@@ -44,11 +45,16 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, stats: t.Any) -> None:
         """Print what is to be known now."""
+        custom: dict[str, t.Any] = stats.custom.get("_run") or {}
+        for line in custom.get("serving_report") or []:
+            self._display.display(line)
         failed = bool(stats.failures or stats.dark)
         if failed:
             self._display.display(f"Failed: {self.failure or 'see above'}", color="red")
             return
-        summary: dict[str, t.Any] = (stats.custom.get("_run") or {}).get("serving_summary") or {}
+        if custom.get("serving_report"):
+            self._display.display("Nothing was changed. make install-chat does this.", color="green")
+        summary: dict[str, t.Any] = custom.get("serving_summary") or {}
         if not summary:
             return
         width = max(len(label) for label in summary)

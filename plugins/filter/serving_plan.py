@@ -39,6 +39,12 @@ options:
       - Options of the role's argument specification.
       - With them, variables that the platform cannot honour are refused when they are not at their defaults.
     type: dict
+  facts:
+    description:
+      - Facts of the model as RV(llmops.serving.model_info#module:row), for a model that the catalog lacks.
+      - Keys of the user's own row win over them.
+    type: dict
+    version_added: "0.2.0"
 """
 
 EXAMPLES = r"""
@@ -66,10 +72,11 @@ def serving_plan(
     gpus: t.Optional[t.Sequence[t.Mapping[str, t.Any]]] = None,
     host: t.Optional[t.Mapping[str, t.Any]] = None,
     options: t.Optional[t.Mapping[str, t.Any]] = None,
+    facts: t.Optional[t.Mapping[str, t.Any]] = None,
 ) -> dict[str, t.Any]:
     """Return the plan for the role variables *settings*; the reason as AnsibleFilterError where there can be none."""
     try:
-        return make_plan(settings, catalog, gpus, host, options)
+        return make_plan(settings, catalog, gpus, host, options, facts)
     except ServingError as exc:
         raise AnsibleFilterError(str(exc)) from exc
 

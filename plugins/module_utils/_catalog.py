@@ -151,7 +151,9 @@ _LABEL_VALUE = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")
 _CAPABILITY = re.compile(r"\d+\.\d")
 
 
-def resolve_row(catalog: t.Mapping[str, t.Any], overrides: t.Mapping[str, t.Any], name: str) -> Row:
+def resolve_row(
+    catalog: t.Mapping[str, t.Any], overrides: t.Mapping[str, t.Any], name: str, facts: t.Optional[t.Mapping[str, t.Any]] = None
+) -> Row:
     """Return the complete row *name*: the catalog's, with the user's keys merged over it, validated.
 
     Every override is validated, not only the one that is served, so that a mistake shows when it is made.
@@ -160,6 +162,8 @@ def resolve_row(catalog: t.Mapping[str, t.Any], overrides: t.Mapping[str, t.Any]
     if not isinstance(overrides, t.Mapping):
         raise ServingError(f"vllm_model_configs has to be a mapping of row names to rows, not {_show(overrides)}.")
     table: dict[str, Row] = {key: dict(row) for key, row in catalog.items()}
+    if facts:
+        table[name] = {**facts, **table.get(name, {})}
     for row_name, changes in overrides.items():
         if not isinstance(changes, t.Mapping):
             raise ServingError(

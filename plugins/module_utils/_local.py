@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 
 Settings = t.Mapping[str, t.Any]
@@ -45,10 +45,12 @@ SUPERVISOR_ENVIRONMENT = Environment("supervisor", "supervisor 4.3.0", 1, 25)
 # What an environment has when it is whole: the file that python_environment writes last, and an interpreter that is still there.
 INSTALLED = (".llmops-serving.json", "bin/python")
 
-# What the engine's processes hold beside weights and KV cache, and the router: measured with the smoke model, but nvidia is an estimate.
-ENGINE_MIB = {"cpu": 1500, "nvidia": 4000}
+# What the engine's processes hold of the host's memory beside a GPU (an estimate), and the router (measured).
+GPU_ENGINE_MIB = 4000
 ROUTER_MIB = 100
 LOG_MIB = 100
+# Where vLLM's container image has its examples, chat templates among them.
+IMAGE_FOLDER = "/vllm-workspace/"
 
 # Variables that say something about a cluster only. Where one is set, somebody expects what will not happen.
 KUBERNETES_ONLY = (
@@ -119,6 +121,17 @@ def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> Non
         raise ServingError(f"vllm_router_port and vllm_engine_port are both {wanted[0]}. Give two, or none, and free ones are chosen.")
 
 
+def check_row(name: str, row: _catalog.Row) -> None:
+    """Raise ServingError for what *row* takes from the container image."""
+    template = row.get("chat_template", "")
+    if template.startswith(IMAGE_FOLDER):
+        file = template.rsplit("/", 1)[1]
+        raise ServingError(
+            f"{name} needs the chat template {file}, which only vLLM's container image has. Save it from the folder examples of vLLM's "
+            f"repository, and set vllm_model_configs.{name}.chat_template to its path."
+        )
+
+
 def environment(settings: Settings, kind: Environment) -> dict[str, t.Any]:
     """Return *kind* as python_environment takes it. Its folder is named by its lock: a newer one stands beside the one that runs."""
     return {
@@ -147,7 +160,6 @@ def make(
     engine_python = f"{environments['engine']['path']}/bin/python"
     url = f"http://{LOOPBACK}:{port_of[ROUTER]}"
     weights_mib = math.ceil(float(row.get("weights_gib") or 0) * 1024)
-    kv_mib = row["kv_cache_memory_bytes"] // 2**20 if accelerator == "cpu" else 0
     hub = row.get("source") != "smoke" and not row["model"].startswith("/")
     hub_cache = f"{state_dir}/huggingface/hub/models--{row['model'].replace('/', '--')}" if hub else None
     return {
@@ -187,7 +199,7 @@ def make(
             "cpu_check": accelerator == "cpu",
             "compiler_check": accelerator == "nvidia" and not row.get("enforce_eager"),
             "python_versions": PYTHON_VERSIONS,
-            "memory_mib": _memory_mib(settings, accelerator, weights_mib, kv_mib),
+            "memory_mib": _memory_mib(settings, accelerator, row),
             "disk": [
                 *(
                     {"paths": [f"{environments[name]['path']}/{part}" for part in INSTALLED], "mib": kind.disk_mib}
@@ -223,8 +235,8 @@ def _gpu_selection(ids: t.Sequence[t.Any]) -> dict[str, str]:
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(str(number) for number in ids)} if ids else {}
 
 
-def _memory_mib(settings: Settings, accelerator: str, weights_mib: int, kv_mib: int) -> int:
-    """What has to be free for engine and router: weights only where they stay in host memory. 0: nobody looks."""
+def _memory_mib(settings: Settings, accelerator: str, row: _catalog.Row) -> int:
+    """What has to be free for engine and router: weights and cache only where they stay in host memory. 0: nobody looks."""
     if not settings["vllm_memory_check"]:
         return 0
-    return ENGINE_MIB[accelerator] + ROUTER_MIB + (math.ceil(weights_mib * 1.1) + kv_mib if accelerator == "cpu" else 0)
+    return ROUTER_MIB + (_capacity.cpu_memory_mib(row) if accelerator == "cpu" else GPU_ENGINE_MIB)

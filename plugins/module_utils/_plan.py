@@ -15,7 +15,7 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _local, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _local, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 
 Plan = dict[str, t.Any]
@@ -73,6 +73,9 @@ DOWNLOAD_MIB_PER_S = 50
 LOAD_MIB_PER_S = 200
 START_S = 300
 UNKNOWN_WEIGHTS_GIB = 100.0
+MEMORY_LIMIT = "32Gi"
+QUANTITY_UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, **{f"{unit}i": 2.0 ** (10 * power) for power, unit in enumerate("KMGTPE", 1)}}
+QUANTITY_UNITS.update({unit: 10.0 ** (3 * power) for power, unit in enumerate("MGTPE", 2)})
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -86,12 +89,14 @@ def make_plan(
     gpus: t.Optional[Gpus] = None,
     host: t.Optional[t.Mapping[str, t.Any]] = None,
     options: t.Optional[t.Mapping[str, t.Any]] = None,
+    facts: t.Optional[t.Mapping[str, t.Any]] = None,
 ) -> Plan:
     """Return the plan for *settings* (the role's variables by name), or raise ServingError for the first thing that cannot work.
 
     *gpus*: the GPUs that the engine may land on, as gpu_memory_check returns them in ``eligible``; None when nobody looked.
     *host*: what host_check found on the machine, on the platform local; None when nobody looked.
     *options*: the role's argument specification, which tells what the user has set from what is a default.
+    *facts*: what model_info has read of a model that the catalog lacks; keys of the user's own row win over them.
     """
     settings = _checked(settings)
     local = settings["vllm_platform"] == "local"
@@ -100,7 +105,9 @@ def make_plan(
     else:
         _refuse_local(settings)
     name = settings["vllm_model_name"]
-    row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name)
+    row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name, facts)
+    if local:
+        _local.check_row(name, row)
     if settings["vllm_accelerator"] == "cpu":
         row = {**CPU_DEFAULTS, **row}
     port_of = _local.ports(host, settings)
@@ -131,6 +138,7 @@ def make_plan(
             "weights_gib": row.get("weights_gib"),
         },
         "gpu_check": _gpu_check(settings, row, gpu_count),
+        "fit": _fit(settings, row, kv_cache_dtype, gpu_count),
         "wait": {"timeout_s": budget_s + 120},
     }
     if local:
@@ -362,7 +370,7 @@ def _kv_cache_dtype(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Ro
         for gpu in gpus or []:
             found = gpu.get("compute_capability")
             if found and not _catalog.supports_fp8_kv_cache(row, found):
-                kind = "attention sinks" if row.get("attention_sinks") else "MLA" if row.get("attention_mla") else "this attention"
+                kind = "attention sinks" if row.get("attention_sinks") else "MLA" if "mla" in row.get("layers", {}) else "this attention"
                 raise ServingError(
                     f"{key}: {wanted} cannot be had for {name} on {gpu['product']} (compute capability {found}): vLLM 0.32 has no fp8 KV "
                     f"cache for {kind} there. Set auto, or keep the engine off {gpu['node']} with vllm_node_selector."
@@ -459,7 +467,7 @@ def _engine(
     )
     sizes = {
         key: str(settings[f"vllm_{key}"] or row.get(key) or default)
-        for key, default in (("cpu_request", 8), ("cpu_limit", 16), ("memory_request", "16Gi"), ("memory_limit", "32Gi"))
+        for key, default in (("cpu_request", 8), ("cpu_limit", 16), ("memory_request", "16Gi"), ("memory_limit", MEMORY_LIMIT))
     }
     requests = {"cpu": sizes["cpu_request"], "memory": sizes["memory_request"]}
     limits = {"cpu": sizes["cpu_limit"], "memory": sizes["memory_limit"]}
@@ -585,7 +593,41 @@ def _gpu_check(settings: t.Mapping[str, t.Any], row: _catalog.Row, gpu_count: in
         "gpus_per_node": gpu_count * (settings["vllm_replicas"] if one_node else 1),
         "replicas": 1 if one_node else settings["vllm_replicas"],
         "accelerator": settings["vllm_accelerator"],
+        # vLLM refuses to start where less than its share of a GPU is free
+        "min_free_share": row.get("gpu_memory_utilization", _capacity.UTILIZATION),
+        # the engines are replaced, and an Ollama of ours is stopped before they start
+        "replaced_pods": {
+            "namespace": settings["vllm_namespace"],
+            "label_selector": f"app.kubernetes.io/instance={settings['vllm_stack_name']},app in (vllm-backend,ollama)",
+        },
     }
+
+
+def _fit(settings: t.Mapping[str, t.Any], row: _catalog.Row, kv_cache_dtype: str, gpu_count: int) -> dict[str, t.Any]:
+    """What model_fit is asked, and what model_info has to read for it first (``info``; None when the facts are there)."""
+    on_kubernetes, hub = settings["vllm_platform"] != "local", row.get("source") != "smoke"
+    missing = _catalog.missing_facts(row)
+    # a path names a folder of the volume, which can be read only where the volume is this machine's disk
+    readable = hub and not (on_kubernetes and row["model"].startswith("/"))
+    memory_limit = settings["vllm_memory_limit"] or row.get("memory_limit") or MEMORY_LIMIT
+    return {
+        "enforce": bool(settings["vllm_fit_check"]),
+        "info": {"model": row["model"], "revision": row.get("revision")} if missing and readable and settings["vllm_fit_check"] else None,
+        "row": row,
+        "gpu_count": max(1, gpu_count),
+        "kv_cache_dtype": kv_cache_dtype,
+        "memory_mib": int(quantity_bytes(memory_limit) / 2**20) if on_kubernetes else None,
+        "volume_gib": quantity_bytes(settings["vllm_storage_size"]) / 2**30
+        if on_kubernetes and hub and not settings["vllm_storage_existing_claim"]
+        else None,
+    }
+
+
+def quantity_bytes(quantity: t.Any) -> float:
+    """Return a Kubernetes quantity of memory (``32Gi``, ``500M``) in bytes."""
+    text = str(quantity)
+    number = text.rstrip("mkKMGTPEi")
+    return float(number) * QUANTITY_UNITS[text[len(number) :]]
 
 
 def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[str, str], budget_s: int) -> dict[str, t.Any]:

@@ -152,7 +152,7 @@ class Installer:
         self._now = now
 
     def ensure(self, environment: Environment, check_mode: bool = False) -> dict[str, t.Any]:
-        """Make *environment*, or leave it when it is as wanted. Return path, changed, packages, seconds and older.
+        """Make *environment*, or leave it when it is as wanted. Return what the module does for each.
 
         Raises ServingError, with the path of the log as detail ``log_path``, when it cannot be made.
         """
@@ -165,6 +165,7 @@ class Installer:
             "path": str(environment.path),
             "changed": not stamp,
             "packages": packages,
+            "download_mib": 0 if stamp else environment.download_mib,
             "seconds": round(self._now() - start, 1),
             "older": environment.older(),
         }

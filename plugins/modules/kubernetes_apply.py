@@ -735,7 +735,7 @@ def main() -> None:
         result = run(Kube.connect(module.params["kubeconfig"], module.params["context"]), module.params, module.check_mode)
     except ServingError as exc:
         module.fail_json(msg=str(exc), **exc.details)
-    if not module._diff:
+    if not (module._diff or module.check_mode):  # in check mode it is what a person, or make plan, wants to know
         del result["diff"]
     module.exit_json(**result)
 

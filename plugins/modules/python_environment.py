@@ -121,6 +121,7 @@ environments:
     - path: /srv/chat/venvs/vllm-5e6f7a8b
       changed: true
       packages: 148
+      download_mib: 580
       seconds: 61.2
       older: [/srv/chat/venvs/vllm-9c0d1e2f]
   contains:
@@ -139,6 +140,11 @@ environments:
       returned: always
       type: int
       sample: 148
+    download_mib:
+      description: What was downloaded for that, or would be, as O(environments[].download_mib) says. V(0) when it was left alone.
+      returned: always
+      type: int
+      sample: 580
     seconds:
       description: How long that took, in seconds.
       returned: always

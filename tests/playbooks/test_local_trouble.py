@@ -29,6 +29,15 @@ TROUBLE = {
     ),
     "a file where the folder should be": (["llm_state_dir={file}/chat"], "{file} is not a folder, so nothing can be installed."),
     "a path too long for a socket": (["llm_state_dir={folder}/" + 90 * "x"], "is too long for a socket in it"),
+    "a cache that holds no chat": (
+        ["{vllm_model_configs: {smoke: {kv_cache_memory_bytes: 1000000}}}"],
+        "vllm_model_configs.smoke: {kv_cache_memory_bytes: 26214400}. vllm_fit_check: false deploys it all the same.",
+    ),
+    "a model that the catalog lacks, without a line": (
+        ["{vllm_model_name: my-model, vllm_model_configs: {my-model: {model: example/my-model}}, vllm_hf_endpoint: 'http://127.0.0.1:9'}"],
+        "vllm_fit_check: false",
+    ),
+    "a chat template that only the image has": (["vllm_model_name=llama-3.2-3b-instruct"], "needs the chat template"),
     "an address that is not this machine": (["ansible_connection=ssh"], "is reached by ssh. Run it there, with ansible_connection: local."),
 }
 

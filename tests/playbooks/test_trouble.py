@@ -27,6 +27,7 @@ TROUBLE = {
         ["{vllm_model_configs: {gpt-oss-120b: {max_model_len: 200000}}}"],
         "vllm_model_configs.gpt-oss-120b.max_model_len: 200000 is beyond the model's 131072 tokens",
     ),
+    "a model that vLLM cannot serve": (["vllm_model_name=qwen2.5-7b-instruct-1m"], "vllm_model_name: qwen2.5-7b-instruct-1m: "),
     "a backend that is not there": (["llm_backend=ollama"], "llm_backend: ollama is not there yet; this version serves with vllm"),
     "a key that cannot be sent": (["vllm_api_key=two;keys"], "vllm_api_key may hold neither blanks nor semicolons"),
     "no kubeconfig": (["llm_kubeconfig=/nonexistent/config"], "No kubeconfig: /nonexistent/config does not exist. Set llm_kubeconfig"),

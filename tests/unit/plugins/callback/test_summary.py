@@ -45,6 +45,22 @@ def test_an_ignored_failure_is_none(callback):
     assert callback.failure == ""
 
 
+def with_report(found, *lines):
+    found.custom.setdefault("_run", {})["serving_report"] = list(lines)
+    return found
+
+
+def test_a_report_stands_before_the_last_line(callback):
+    callback.v2_playbook_on_stats(with_report(stats(changed=1), "Model  smoke", "Gap    none"))
+    assert callback.lines == ["Model  smoke", "Gap    none", "Nothing was changed. make install-chat does this."]
+
+
+def test_a_report_of_what_would_be_refused_ends_with_the_refusal(callback):
+    callback.v2_runner_on_failed(types.SimpleNamespace(result={"msg": "make install-chat would refuse this. Too large."}))
+    callback.v2_playbook_on_stats(with_report(stats(failures=1), "Model  smoke"))
+    assert callback.lines == ["Model  smoke", "Failed: make install-chat would refuse this. Too large."]
+
+
 def test_other_plays_are_left_alone(callback):
     callback.v2_playbook_on_stats(stats())
     assert callback.lines == []

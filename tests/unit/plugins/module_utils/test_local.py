@@ -199,7 +199,7 @@ def test_memory_grows_with_weights_and_kv_cache() -> None:
 def test_disk_for_programs_and_weights() -> None:
     disk = {item["paths"][0]: item["mib"] for item in plan()["host"]["disk"]}
     assert len(disk) == len(plan()["host"]["disk"])
-    assert disk[f"{plan()['hub_cache']}/refs"] == pytest.approx(2.9 * 1024, abs=1)
+    assert disk[f"{plan()['hub_cache']}/refs"] == pytest.approx(2.88 * 1024, abs=1)
     for environment in plan()["environments"]:
         assert sum(mib for path, mib in disk.items() if path.startswith(f"{environment['path']}/")) > 0
     assert not any("huggingface" in item["paths"][0] for item in plan(model_name="smoke")["host"]["disk"])
@@ -286,7 +286,7 @@ def test_what_is_for_this_machine_is_refused_on_kubernetes(name: str, setting: t
 
 # What both platforms honour, and what one of them may ignore without anybody missing anything.
 FOR_BOTH = """model_name model_configs kv_cache_dtype backend platform namespace stack_name accelerator min_gpu_memory_gb gpu_count
-    tensor_parallel_size hf_endpoint router_type pip_extra_index_url memory_check api_key_enabled api_key hf_token startup_timeout
+    fit_check tensor_parallel_size hf_endpoint router_type pip_extra_index_url memory_check api_key_enabled api_key hf_token startup_timeout
     shutdown_timeout extra_env service_monitor_enabled purge"""
 
 
@@ -294,3 +294,11 @@ def test_of_every_variable_it_is_known_where_it_works() -> None:
     everywhere = {f"vllm_{name}" for name in FOR_BOTH.split()}
     assert {*everywhere, *_local.LOCAL_ONLY, *_local.KUBERNETES_ONLY} == set(OPTIONS)
     assert len(everywhere) + len(_local.LOCAL_ONLY) + len(_local.KUBERNETES_ONLY) == len(OPTIONS)
+
+
+def test_a_chat_template_of_the_image_is_asked_for() -> None:
+    with pytest.raises(ServingError, match=r"llama3.2_json.jinja.*Save it .*vllm_model_configs.llama-3.2-3b-instruct.chat_template"):
+        plan(model_name="llama-3.2-3b-instruct")
+    own = {"llama-3.2-3b-instruct": {"chat_template": "/home/ada/template.jinja"}}
+    made = plan(model_name="llama-3.2-3b-instruct", model_configs=own)
+    assert value_of(made["engine"]["args"], "--chat-template") == "/home/ada/template.jinja"

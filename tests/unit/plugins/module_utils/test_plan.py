@@ -19,10 +19,10 @@ T4 = {"node": "gpu-t", "product": "Tesla-T4", "compute_capability": "7.5"}
 UNKNOWN = {"node": "gpu-x", "product": "NVIDIA-X", "compute_capability": None}
 
 
-def plan(gpus=None, **changes):
+def plan(gpus=None, facts=None, **changes):
     settings = {**DEFAULTS, **{f"vllm_{key}": value for key, value in changes.items()}}
     assert set(settings) == set(DEFAULTS), "a test sets a variable that does not exist"
-    return _plan.make_plan(settings, CATALOG, gpus)
+    return _plan.make_plan(settings, CATALOG, gpus, facts=facts)
 
 
 def value_of(args, flag):
@@ -210,7 +210,8 @@ def test_zero_turns_check_and_affinity_off():
 
 
 def test_without_a_word_the_row_decides_the_minimum():
-    assert plan()["gpu_check"] == {"enabled": True, "min_memory_gb": 80, "gpus_per_node": 1, "replicas": 1, "accelerator": "nvidia"}
+    check = plan()["gpu_check"]
+    assert (check["enabled"], check["min_memory_gb"], check["gpus_per_node"], check["replicas"]) == (True, 80, 1, 1)
     assert plan(model_name="smoke")["gpu_check"]["min_memory_gb"] == 0
 
 
@@ -311,3 +312,90 @@ def test_unknown_names():
     _plan.unknown_names(["vllm_replicas"], ["vllm_replicas"])
     with pytest.raises(ServingError, match=r'vllm_replica: no such variable \(did you mean "vllm_replicas"\?\)'):
         _plan.unknown_names(["vllm_replica"], ["vllm_replicas", "vllm_image"])
+
+
+# --- what model_fit and model_info are asked ----------------------------------------------------------------------------------------
+
+OWN = {"own": {"model": "example/own", "max_model_len": 4096}}
+FACTS = {
+    "weights_gib": 14.2,
+    "vocab_size": 32000,
+    "num_attention_heads": 32,
+    "num_kv_heads": 8,
+    "head_dim": 128,
+    "layers": {"full": 32},
+    "max_context": 8192,
+}
+
+
+def test_a_row_of_the_catalog_needs_no_hub():
+    fit = plan()["fit"]
+    assert fit["info"] is None
+    assert (fit["enforce"], fit["volume_gib"], fit["gpu_count"], fit["kv_cache_dtype"]) == (True, 100, 1, "auto")
+    assert fit["row"]["layers"] == {"full": 18, "sliding_window": 18}
+
+
+def test_facts_that_are_missing_are_read_from_the_hub():
+    assert plan(model_name="own", model_configs=OWN)["fit"]["info"] == {"model": "example/own", "revision": None}
+
+
+@pytest.mark.parametrize("changes", [{"fit_check": False}, {"model_configs": {"own": {"model": "/data/own"}}}])
+def test_nobody_asks_the_hub_where_that_is_waived_or_no_use(changes):
+    assert plan(model_name="own", **{"model_configs": OWN, **changes})["fit"]["info"] is None
+
+
+def test_facts_that_were_read_complete_the_row_and_its_own_keys_win():
+    made = plan(model_name="own", model_configs={"own": {**OWN["own"], "weights_gib": 15.0}}, facts=FACTS)
+    assert made["fit"]["info"] is None
+    assert made["model"]["weights_gib"] == made["fit"]["row"]["weights_gib"] == 15.0
+    assert made["fit"]["row"]["num_kv_heads"] == 8
+
+
+def test_a_model_that_cannot_be_served_by_its_own_files_is_refused_unless_waived():
+    facts = {**FACTS, "unservable": "It has no backend."}
+    with pytest.raises(ServingError, match="It has no backend. To waive this: set vllm_model_configs.own.unservable: null"):
+        plan(model_name="own", model_configs=OWN, facts=facts)
+    assert plan(model_name="own", model_configs={"own": {**OWN["own"], "unservable": None}}, facts=facts)
+
+
+def test_facts_that_were_read_are_heeded():
+    with pytest.raises(ServingError, match="max_model_len: 9000 is beyond the model's 8192 tokens"):
+        plan(model_name="own", model_configs={"own": {"model": "example/own", "max_model_len": 9000}}, facts=FACTS)
+    with pytest.raises(ServingError, match="3 does not divide the 32 attention heads"):
+        plan(model_name="own", model_configs=OWN, facts=FACTS, gpu_count=3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "volume_gib"),
+    [({"storage_size": "1Ti"}, 1024), ({"storage_existing_claim": "mine"}, None), ({"model_name": "smoke"}, None)],
+)
+def test_the_volume_is_judged_where_its_size_is_ours(changes, volume_gib):
+    assert plan(**changes)["fit"]["volume_gib"] == volume_gib
+
+
+def test_what_an_engine_on_cpus_may_use_is_its_limit():
+    assert plan(accelerator="cpu", model_name="smoke")["fit"]["memory_mib"] == 4096
+    assert plan(accelerator="cpu", model_name="smoke", memory_limit="8G")["fit"]["memory_mib"] == 7629
+
+
+@pytest.mark.parametrize(
+    ("quantity", "size"),
+    [("32Gi", 32 * 2**30), ("500M", 5e8), ("1k", 1000), ("1.5Gi", 1.5 * 2**30), (1024, 1024), ("1500m", 1.5), ("2Ti", 2**41)],
+)
+def test_a_quantity_in_bytes(quantity, size):
+    assert _plan.quantity_bytes(quantity) == size
+
+
+def test_pods_that_make_room_are_the_engines_and_an_ollama_of_the_stack():
+    replaced = plan(stack_name="lab")["gpu_check"]["replaced_pods"]
+    assert replaced == {"namespace": "chatbot", "label_selector": "app.kubernetes.io/instance=lab,app in (vllm-backend,ollama)"}
+
+
+def test_the_share_that_has_to_be_free_is_the_engines():
+    assert plan()["gpu_check"]["min_free_share"] == 0.95
+    assert (
+        plan(model_name="phi-3-mini-4k-instruct", model_configs={"phi-3-mini-4k-instruct": {"gpu_memory_utilization": None}})["gpu_check"][
+            "min_free_share"
+        ]
+        == 0.92
+    )

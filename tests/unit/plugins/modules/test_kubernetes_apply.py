@@ -724,17 +724,19 @@ def test_a_secret_in_a_manifest_is_refused_and_not_echoed(monkeypatch: pytest.Mo
     assert "plain-in" not in output
 
 
-def test_main_returns_what_its_documentation_names(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("diff", "check_mode"), [(True, False), (False, True), (False, False)])
+def test_main_returns_what_its_documentation_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], diff: bool, check_mode: bool
+) -> None:
     monkeypatch.setattr(Kube, "connect", lambda *_args: FakeKube())
     options = {"manifests": stack(), "namespace": "chatbot", "owner": {"instance": "chat", "component": "vllm"}}
-    for diff in (True, False):
-        with patch_module_args({**options, "_ansible_diff": diff, "_ansible_check_mode": True}), pytest.raises(SystemExit):
-            kubernetes_apply.main()
-        answer = json.loads(capsys.readouterr().out)
-        assert answer["changed"]
-        assert answer["requests"] > 0
-        assert {"results", "skipped", "secrets_generated"} <= set(answer)
-        assert ("diff" in answer) is diff
+    with patch_module_args({**options, "_ansible_diff": diff, "_ansible_check_mode": check_mode}), pytest.raises(SystemExit):
+        kubernetes_apply.main()
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["changed"]
+    assert answer["requests"] > 0
+    assert {"results", "skipped", "secrets_generated"} <= set(answer)
+    assert ("diff" in answer) is (diff or check_mode)
 
 
 @pytest.mark.parametrize("check_mode", [False, True])

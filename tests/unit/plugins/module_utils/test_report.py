@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+from ansible_collections.llmops.serving.plugins.module_utils import _report
+
+ENGINE = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: vllm-backend
+spec:
+  replicas: 1
+  template:
+    metadata:
+      annotations:
+        serving.llmops/model: gpt-oss-120b
+    spec:
+      containers:
+      - name: vllm
+        image: vllm/vllm-openai:v0.32.0
+        args:
+        - openai/gpt-oss-120b
+        - --served-model-name
+        - gpt-oss-120b
+        - --max-model-len
+        - '131072'
+        - --enable-auto-tool-choice
+        env:
+        - name: HOME
+          value: /data/home
+"""
+SCRIPT = """\
+#!/bin/sh
+# written by llmops.serving
+export HOME=/srv/home
+exec /srv/venvs/vllm/bin/python -m vllm.entrypoints.cli.main serve /srv/models/smoke-1 --served-model-name smoke --max-model-len 8192
+"""
+
+
+def diff(header, before, after):
+    return {"before_header": header, "after_header": header, "before": before, "after": after}
+
+
+def engine_change(after=ENGINE, action="changed", before=ENGINE):
+    return {
+        "changed": True,
+        "results": [
+            {"kind": "Deployment", "name": "vllm-backend", "action": action},
+            {"kind": "Service", "name": "x", "action": "unchanged"},
+        ],
+        "diff": [diff("Deployment/vllm-backend", before if action == "changed" else "", after)],
+    }
+
+
+@pytest.fixture
+def plan():
+    return {
+        "platform": "kubernetes",
+        "stack": "chat",
+        "accelerator": "nvidia",
+        "names": {"engine": "vllm-backend"},
+        "model": {"name": "gpt-oss-120b", "license": "Apache-2.0", "weights_gib": 60.77},
+        "engine": {"strategy": {"type": "Recreate"}},
+        "gpu_check": {"gpus_per_node": 1, "replicas": 1},
+        "fit": {"row": {"model": "openai/gpt-oss-120b"}},
+    }
+
+
+FIT = {
+    "verdict": "fits",
+    "summary": "it fits",
+    "refusal": None,
+    "product": "NVIDIA-A100",
+    "notes": ["mind the licence"],
+    "memory_gib": {
+        "total": 80.0, "budget": 76.0, "weights": 66.0, "overhead": 2.0, "overhead_error": 1.5, "kv_cache": 8.0, "missing": 0.0, "left": 4.0
+    },
+    "max_model_len": 131072,
+    "chats": {"full_length": 1, "typical": 17, "typical_tokens": 8192, "at_a_time": 2},
+}  # fmt: skip
+GPUS = {"fits": ["a"], "eligible": [{"node": "a", "product": "NVIDIA-A100", "free": 3, "memory_gb": 85.9}, {"node": "full", "free": 0}]}
+
+
+def report(plan, applied=None, fit=FIT, gpus=GPUS, guard=None, weights_there=False):
+    return _report.make_report(plan, gpus, guard or {}, fit, applied or {}, weights_there)
+
+
+def test_no_change_is_told_as_such(plan):
+    found = report(plan)
+    assert (found["changed"], found["changes"], found["restarts"], found["gap"], found["download_gib"]) == (False, [], [], None, 0)
+    assert found["model"]["running"] == "gpt-oss-120b"
+    assert "Changes   nothing: all is as the inventory says" in _report.lines(found)
+
+
+def test_a_changed_argument_restarts_and_keeps_the_weights(plan):
+    found = report(plan, {"vllm": engine_change(ENGINE.replace("131072", "65536").replace("/data/home", "/data/h"))})
+    assert found["changes"] == [
+        {
+            "object": "Deployment/vllm-backend",
+            "action": "changed",
+            "restarts": True,
+            "details": ["--max-model-len 131072 -> 65536", "env.HOME /data/home -> /data/h"],
+        }
+    ]
+    assert found["restarts"] == ["Deployment/vllm-backend"]
+    assert (found["download_gib"], found["model"]["running"]) == (0, "gpt-oss-120b")
+    assert found["gap"]["seconds"] == 300 + round(60.77 * 1024 / 200)
+
+
+def test_a_flag_that_goes_and_one_that_comes(plan):
+    after = ENGINE.replace("--enable-auto-tool-choice", "--enforce-eager")
+    details = report(plan, {"vllm": engine_change(after)})["changes"][0]["details"]
+    assert details == ["--enable-auto-tool-choice on -> (none)", "--enforce-eager (none) -> on"]
+
+
+def test_what_is_not_in_the_pods_restarts_nothing(plan):
+    found = report(plan, {"vllm": engine_change(ENGINE.replace("replicas: 1", "replicas: 2"))})
+    assert (found["restarts"], found["gap"]) == ([], None)
+    assert found["changes"][0]["details"] == ["replicas 1 -> 2"]
+
+
+def test_another_model_is_downloaded_in_the_gap(plan):
+    before = ENGINE.replace("openai/gpt-oss-120b", "Qwen/QwQ-32B").replace("gpt-oss-120b", "qwen-qwq-32b")
+    found = report(plan, {"vllm": engine_change(before=before)})
+    assert (found["model"]["running"], found["download_gib"]) == ("qwen-qwq-32b", 60.77)
+    assert found["gap"]["seconds"] == 300 + round(60.77 * 1024 / 200 + 60.77 * 1024 / 50)
+    assert "downloads 60.77 GiB" in found["gap"]["reason"]
+    assert report(plan, {"vllm": engine_change(before=before)}, weights_there=True)["download_gib"] == 0
+
+
+def test_the_same_row_with_other_weights_is_downloaded(plan):
+    found = report(plan, {"vllm": engine_change(ENGINE.replace("- openai/gpt-oss-120b", "- other-org/gpt-oss-120b"))})
+    assert found["download_gib"] == 60.77
+
+
+def test_a_rolling_update_leaves_no_gap(plan):
+    plan["engine"]["strategy"] = {"type": "RollingUpdate"}
+    found = report(plan, {"vllm": engine_change(ENGINE.replace("131072", "65536"))})
+    assert (found["restarts"], found["gap"]) == (["Deployment/vllm-backend"], None)
+
+
+def test_a_first_installation(plan):
+    found = report(plan, {"vllm": engine_change(action="created")})
+    assert (found["model"]["running"], found["download_gib"], found["gap"], found["restarts"]) == (None, 60.77, None, [])
+    text = "\n".join(_report.lines(found))
+    assert "gpt-oss-120b (not running yet)" in text
+    assert "1 new object: Deployment/vllm-backend" in text
+
+
+def test_programs_of_a_machine(plan):
+    local = copy.deepcopy(plan)
+    local.update(platform="local", engine={"name": "vllm-backend"}, accelerator="cpu", model={**plan["model"], "name": "smoke"})
+    del local["names"]
+    local["fit"]["row"] = {"model": "smoke", "source": "smoke"}
+    applied = {
+        "vllm": {
+            "changed": True,
+            "programs": [{"name": "vllm-backend", "action": "restarted"}, {"name": "vllm-router", "action": "none"}],
+            "diff": [diff("/srv/scripts/vllm-backend", SCRIPT, SCRIPT.replace("8192", "4096"))],
+        },
+        "installed": {"changed": True, "environments": [{"path": "/v", "download_mib": 580}, {"path": "/s", "download_mib": 1}]},
+        "page_installed": {"changed": True, "environments": [{"path": "/s", "download_mib": 1}]},
+    }
+    found = report(local, applied)
+    assert (found["restarts"], found["install_mib"], found["gpus"]["per_engine"]) == (["vllm-backend"], 581, 0)
+    assert found["changes"][0]["details"] == ["--max-model-len 8192 -> 4096"]
+    assert found["model"]["running"] == "smoke"
+    text = "\n".join(_report.lines(found))
+    assert "581 MiB of programs" in text
+    assert "none: the engine computes on CPUs" in text
+
+
+def test_what_is_deleted_and_left_out(plan):
+    applied = {
+        "vllm": {
+            "changed": True,
+            "results": [{"kind": "Job", "name": "old", "action": "deleted"}],
+            "skipped": [{"kind": "ServiceMonitor", "name": "m", "reason": "this cluster does not know it"}],
+            "diff": [],
+        }
+    }
+    found = report(plan, applied)
+    assert found["deletes"] == ["Job/old"]
+    assert found["warnings"] == ["mind the licence", "ServiceMonitor/m is left out: this cluster does not know it"]
+
+
+def test_another_runtime_that_is_stopped_first(plan):
+    found = report(plan, guard={"changed": True, "stopped": ["Deployment/ollama"]})
+    assert (found["changed"], found["stops"]) == (True, ["Deployment/ollama"])
+    assert "Stops     Deployment/ollama, whose GPUs the engine takes; its volumes stay" in _report.lines(found)
+
+
+def test_what_holds_the_gpu_of_a_host_is_a_refusal(plan):
+    assert report(plan, guard={"msg": "GPU guard: train.py holds GPU 0"})["refusals"] == ["GPU guard: train.py holds GPU 0"]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fit", "words"),
+    [
+        ({"msg": "GPU check: none"}, FIT, ["GPU check: none"]),
+        (GPUS, {**FIT, "refusal": "too large"}, ["too large"]),
+        ({"msg": "GPU check: none"}, {**FIT, "refusal": "too large"}, ["GPU check: none", "too large"]),
+        (GPUS, FIT, []),
+    ],
+)
+def test_a_refusal_is_handed_on(plan, gpus, fit, words):
+    assert report(plan, gpus=gpus, fit=fit)["refusals"] == words
+
+
+def test_the_lines_are_a_table_with_a_bar(plan):
+    text = _report.lines(report(plan, {"vllm": engine_change(ENGINE.replace("131072", "65536"))}))
+    assert text[0] == "Model     gpt-oss-120b (runs already)"
+    assert text[1] == "GPUs      1: a (3 free of NVIDIA-A100)"
+    bar = text[2].split("[")[1].split("]")[0]
+    assert len(bar) == _report.BAR_WIDTH
+    assert bar.count("#") == round(66 / 80 * _report.BAR_WIDTH)
+    assert bar.index("#") < bar.index("=") < bar.index("~") < bar.index(".")
+    assert "Room      1 chat of 131,072 tokens at a time, or 17 of 8,192; 2 are answered at a time, others wait" in text
+    assert all(line == line.rstrip() for line in text)
+
+
+def test_facts_that_are_missing_are_said(plan):
+    fit = {"verdict": "unknown", "summary": "x: whether it fits is not known", "refusal": None, "notes": []}
+    assert "Memory    x: whether it fits is not known" in _report.lines(report(plan, fit=fit))
+
+
+def test_many_details_are_counted(plan):
+    after = ENGINE.replace("131072", "1").replace("v0.32.0", "v0.33.0").replace("/data/home", "/x").replace("--enable-auto", "--x")
+    text = "\n".join(_report.lines(report(plan, {"vllm": engine_change(after)})))
+    assert "and 1 more" in text
