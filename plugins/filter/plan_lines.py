@@ -34,7 +34,7 @@ _value:
 
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils._report import lines
+from ansible_collections.llmops.serving.plugins.plugin_utils.report import lines
 
 
 class FilterModule:

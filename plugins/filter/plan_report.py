@@ -57,7 +57,7 @@ _value:
 
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils._report import make_report
+from ansible_collections.llmops.serving.plugins.plugin_utils.report import make_report
 
 
 def plan_report(

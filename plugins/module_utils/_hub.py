@@ -651,13 +651,13 @@ def read_folder(folder: str, title: str) -> Reading:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             config = _parsed(file.read())
-        names = sorted(os.listdir(folder))
+        weights = _weights_of_folder(folder, sorted(os.listdir(folder)), title)
     except OSError as exc:
         raise ServingError(
-            f"{title}: {path} cannot be read: {exc.strerror}. Set vllm_model_configs.{title}.model to the folder that holds config.json; "
-            f"or {_add_by_hand(title)}."
+            f"{title}: {exc.filename or path} cannot be read: {exc.strerror}. "
+            f"Set vllm_model_configs.{title}.model to the folder that holds config.json and the weights; or {_add_by_hand(title)}."
         ) from exc
-    return _reading(title, path if config is None else folder, config, _weights_of_folder(folder, names, title))
+    return _reading(title, path if config is None else folder, config, weights)
 
 
 def _weights_of_folder(folder: str, names: t.Sequence[str], title: str) -> Weights:
@@ -752,7 +752,7 @@ class Hub:
         except HTTPError as exc:
             with exc:
                 return Answer(exc.code, exc.headers)
-        except (OSError, HTTPException, UrlsConnectionError, zlib.error) as exc:
+        except (OSError, ValueError, HTTPException, UrlsConnectionError, zlib.error) as exc:
             cause = exc.reason if isinstance(exc, URLError) else exc
             late = isinstance(cause, TimeoutError) or "timed out" in str(cause)
             words = (

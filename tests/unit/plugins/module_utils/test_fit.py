@@ -269,9 +269,9 @@ class TestAdvice:
 
 class TestOtherRow:
     def proposed(
-        self, *gpus: dict[str, t.Any], name: str = "qwen-qwq-32b", others: t.Mapping[str, Row] = ROWS, **fields: t.Any
+        self, *gpus: dict[str, t.Any], name: str = "qwen-qwq-32b", others: t.Optional[t.Mapping[str, Row]] = None, **fields: t.Any
     ) -> list[str]:
-        advice = _fit.judge(question(name, *(gpus or (L4,)), others=others, **fields))["advice"]
+        advice = _fit.judge(question(name, *(gpus or (L4,)), others=ROWS if others is None else others, **fields))["advice"]
         return [line for line in advice if line.startswith("vllm_model_name")]
 
     def test_the_largest_that_fits(self) -> None:

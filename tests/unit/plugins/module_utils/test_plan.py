@@ -353,7 +353,7 @@ def test_facts_that_were_read_complete_the_row_and_its_own_keys_win():
 
 def test_a_model_that_cannot_be_served_by_its_own_files_is_refused_unless_waived():
     facts = {**FACTS, "unservable": "It has no backend."}
-    with pytest.raises(ServingError, match="It has no backend. To waive this: set vllm_model_configs.own.unservable: null"):
+    with pytest.raises(ServingError, match=r"It has no backend\. To waive this: set vllm_model_configs\.own\.unservable: null"):
         plan(model_name="own", model_configs=OWN, facts=facts)
     assert plan(model_name="own", model_configs={"own": {**OWN["own"], "unservable": None}}, facts=facts)
 

@@ -163,9 +163,9 @@ class Cluster:
         self.forbidden: set[str] = set()
         self.watches = 0
 
-    def add(self, name: str, replicas: int = 1, labels: t.Mapping[str, str] = OURS, pods: t.Optional[int] = None) -> None:
+    def add(self, name: str, replicas: int = 1, labels: t.Optional[t.Mapping[str, str]] = None, pods: t.Optional[int] = None) -> None:
         self.deployments[name] = {
-            "metadata": {"name": name, "generation": 1, "labels": dict(labels)},
+            "metadata": {"name": name, "generation": 1, "labels": dict(OURS if labels is None else labels)},
             "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": name}}},
             "status": {"observedGeneration": 1, "replicas": replicas},
         }

@@ -422,6 +422,7 @@ def test_the_password_of_a_mirror_is_not_told() -> None:
         ({"model": "../../etc/passwd"}, '"../../etc/passwd" is neither a Hugging Face id'),
         ({"hf_endpoint": "huggingface.co"}, 'vllm_hf_endpoint: "huggingface.co" is not a URL like https://huggingface.co.'),
         ({"hf_endpoint": "file:///etc"}, 'vllm_hf_endpoint: "file:///etc" is not a URL'),
+        ({"hf_endpoint": f"http://{'a' * 70}.example"}, "cannot be reached, so the facts"),
         ({"hf_token": f"{TOKEN}\n"}, "hf_token has a blank, a line break or another character"),
     ],
 )
@@ -492,14 +493,21 @@ def test_a_folder_without_safetensors(folder: Folder) -> None:
     assert folder.run()["notes"] == ["weights_gib is left out: the folder has no safetensors, only .gguf."]
 
 
-def test_a_folder_without_a_config(folder: Folder) -> None:
-    (folder.path / "config.json").unlink()
-    assert failure(model=str(folder.path)) == (
-        f"mine: {folder.path}/config.json cannot be read: No such file or directory. Set vllm_model_configs.mine.model to the folder that "
-        "holds config.json; or add the facts to vllm_model_configs.mine (see its card), or waive the check with vllm_fit_check: false."
+def test_a_folder_that_cannot_be_read(folder: Folder) -> None:
+    (folder.path / "model.safetensors").symlink_to(folder.path / "gone")
+    advice = (
+        "No such file or directory. Set vllm_model_configs.mine.model to the folder that holds config.json and the weights; "
+        "or add the facts to vllm_model_configs.mine (see its card), or waive the check with vllm_fit_check: false."
     )
-    folder.write("config.json", "[]")
-    assert failure(model=str(folder.path)).startswith(f"mine: {folder.path}")
+    assert failure(model=str(folder.path)) == f"mine: {folder.path}/model.safetensors cannot be read: {advice}"
+    (folder.path / "config.json").unlink()
+    assert failure(model=str(folder.path)) == f"mine: {folder.path}/config.json cannot be read: {advice}"
+
+
+def test_a_config_in_a_folder_that_is_none(folder: Folder) -> None:
+    folder.sized("model.safetensors", 1)
+    folder.write("config.json", "broken")
+    assert failure(model=str(folder.path)).startswith(f"mine: {folder.path}/config.json is not a JSON object.")
 
 
 # -- as a module -------------------------------------------------------------------------------------------------------

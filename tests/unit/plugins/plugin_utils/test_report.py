@@ -3,7 +3,7 @@ from __future__ import annotations
 import copy
 
 import pytest
-from ansible_collections.llmops.serving.plugins.module_utils import _report
+from ansible_collections.llmops.serving.plugins.plugin_utils import report as _report
 
 ENGINE = """\
 apiVersion: apps/v1
@@ -83,8 +83,8 @@ FIT = {
 GPUS = {"fits": ["a"], "eligible": [{"node": "a", "product": "NVIDIA-A100", "free": 3, "memory_gb": 85.9}, {"node": "full", "free": 0}]}
 
 
-def report(plan, applied=None, fit=FIT, gpus=GPUS, guard=None, weights_there=False):
-    return _report.make_report(plan, gpus, guard or {}, fit, applied or {}, weights_there)
+def report(plan, applied=None, fit=None, gpus=None, guard=None, weights_there=False):
+    return _report.make_report(plan, gpus or GPUS, guard or {}, fit or FIT, applied or {}, weights_there)
 
 
 def test_no_change_is_told_as_such(plan):
@@ -213,10 +213,10 @@ def test_the_lines_are_a_table_with_a_bar(plan):
     text = _report.lines(report(plan, {"vllm": engine_change(ENGINE.replace("131072", "65536"))}))
     assert text[0] == "Model     gpt-oss-120b (runs already)"
     assert text[1] == "GPUs      1: a (3 free of NVIDIA-A100)"
-    bar = text[2].split("[")[1].split("]")[0]
-    assert len(bar) == _report.BAR_WIDTH
-    assert bar.count("#") == round(66 / 80 * _report.BAR_WIDTH)
-    assert bar.index("#") < bar.index("=") < bar.index("~") < bar.index(".")
+    gauge = text[2].split("[")[1].split("]")[0]
+    assert len(gauge) == _report.BAR_WIDTH
+    assert gauge.count("#") == round(66 / 80 * _report.BAR_WIDTH)
+    assert gauge.index("#") < gauge.index("=") < gauge.index("~") < gauge.index(".")
     assert "Room      1 chat of 131,072 tokens at a time, or 17 of 8,192; 2 are answered at a time, others wait" in text
     assert all(line == line.rstrip() for line in text)
 

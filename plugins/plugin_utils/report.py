@@ -255,13 +255,13 @@ def _memory_words(fit: Result) -> list[str]:
     memory = fit["memory_gib"]
     parts = [("weights", "#"), ("kv_cache", "="), ("overhead", "~"), ("left", ".")]
     whole = max(sum(memory[name] for name, _sign in parts), memory["total"], 0.01)
-    bar = "".join(sign * round(memory[name] / whole * BAR_WIDTH) for name, sign in parts)
+    gauge = "".join(sign * round(memory[name] / whole * BAR_WIDTH) for name, sign in parts)
     numbers = (
         f"# weights {memory['weights']:.1f}  = KV cache {memory['kv_cache']:.1f}  "
         f"~ overhead {memory['overhead']:.1f} (give or take {memory['overhead_error']:.1f})  . left {memory['left']:.1f} GiB"
     )
     where = f"on each {fit['product']}" if fit.get("product") else "of this machine's memory"
-    return [f"[{bar[:BAR_WIDTH]:<{BAR_WIDTH}}] {memory['total']:.1f} GiB {where}", numbers]
+    return [f"[{gauge[:BAR_WIDTH]:<{BAR_WIDTH}}] {memory['total']:.1f} GiB {where}", numbers]
 
 
 def _room_words(fit: Result) -> str:
