@@ -52,8 +52,6 @@ class CallbackModule(CallbackBase):
         if failed:
             self._display.display(f"Failed: {self.failure or 'see above'}", color="red")
             return
-        if custom.get("serving_report"):
-            self._display.display("Nothing was changed. make install-chat does this.", color="green")
         summary: dict[str, t.Any] = custom.get("serving_summary") or {}
         if not summary:
             return

@@ -73,7 +73,7 @@ def make_report(plan: Result, gpus: Result, guard: Result, fit: Result, applied:
 
 
 def lines(report: Report) -> list[str]:
-    """Return *report* as a short text: a label, and what belongs to it, on each line."""
+    """Return *report* as a short text: a label, and what belongs to it, on each line; at last what to do, unless it would be refused."""
     model, fit = report["model"], report["fit"]
     rows: list[tuple[str, str]] = []
     now = "not running yet" if model["running"] is None else "runs already" if model["running"] == model["name"] else None
@@ -96,7 +96,10 @@ def lines(report: Report) -> list[str]:
     rows.append(("Deletes", ", ".join(report["deletes"]) or "nothing; volumes, chats and secrets stay"))
     rows += [("Warning", text) for text in report["warnings"]]
     labels = [label if at == 0 or rows[at - 1][0] != label else "" for at, (label, _text) in enumerate(rows)]
-    return [f"{label:<9} {text}".rstrip() for label, (_label, text) in zip(labels, rows)]
+    table = [f"{label:<9} {text}".rstrip() for label, (_label, text) in zip(labels, rows)]
+    if report["refusals"]:
+        return table
+    return [*table, "Nothing was changed. make install-chat does this." if report["changed"] else "Nothing is to be done."]
 
 
 _FIT_KEYS = (

@@ -14,13 +14,25 @@ ROOT = Path(__file__).parents[3]
 testinfra_hosts = ["local://"]
 
 
+def words(variables):
+    """What is given to ansible-playbook."""
+    extra = json.dumps({"llm_namespace": NAMESPACE, "vllm_model_name": "smoke", **variables})
+    return ["-i", ROOT / "molecule/inventory.yaml", "-e", extra]
+
+
 def plan(**variables):
     """The report for machines, and the exit status."""
-    extra = json.dumps({"llm_namespace": NAMESPACE, "vllm_model_name": "smoke", **variables})
-    command = [ROOT / "scripts/plan", "--output", "json", "-i", ROOT / "molecule/inventory.yaml", "-e", extra]
+    command = [ROOT / "scripts/plan", "--output", "json", *words(variables)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout, done.stderr
     return json.loads(done.stdout), done.returncode
+
+
+def install(**variables):
+    """The last words of make install-chat, and the exit status."""
+    command = [ROOT / ".venv/bin/ansible-playbook", *words(variables), ROOT / "playbooks/chat.yml"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    return " ".join(done.stdout.rpartition("PLAY RECAP")[2].split()), done.returncode
 
 
 @pytest.fixture
@@ -68,6 +80,13 @@ class TestPlan:
         assert "5 GiB cannot hold gpt-oss-120b" in report["refusals"][0]
         assert report["fit"]["memory_gib"]["weights"] > 60
         assert report["download_gib"] == pytest.approx(60.77)
+
+    def test_an_installation_of_what_does_not_fit_changes_nothing(self):
+        tight = {"gpt-oss-120b": {"gpu_memory_utilization": 0.8}}
+        last_words, status = install(vllm_model_name="gpt-oss-120b", vllm_model_configs=tight, vllm_storage_size="100Gi")
+        assert status != 0
+        assert "gpt-oss-120b does not fit on 1 x NVIDIA-A100-SXM4-80GB" in last_words
+        assert "vllm_gpu_count: 2" in last_words
 
     def test_no_secret_is_told(self):
         report, _status = plan(vllm_extra_env={"PLAIN": "1"})

@@ -50,9 +50,9 @@ def with_report(found, *lines):
     return found
 
 
-def test_a_report_stands_before_the_last_line(callback):
-    callback.v2_playbook_on_stats(with_report(stats(changed=1), "Model  smoke", "Gap    none"))
-    assert callback.lines == ["Model  smoke", "Gap    none", "Nothing was changed. make install-chat does this."]
+def test_a_report_stands_first_as_it_is(callback):
+    callback.v2_playbook_on_stats(with_report(stats(changed=1, Chat="http://x"), "Model  smoke", "Gap    none"))
+    assert callback.lines == ["Model  smoke", "Gap    none", "Chat  http://x"]
 
 
 def test_a_report_of_what_would_be_refused_ends_with_the_refusal(callback):

@@ -92,6 +92,7 @@ def test_no_change_is_told_as_such(plan):
     assert (found["changed"], found["changes"], found["restarts"], found["gap"], found["download_gib"]) == (False, [], [], None, 0)
     assert found["model"]["running"] == "gpt-oss-120b"
     assert "Changes   nothing: all is as the inventory says" in _report.lines(found)
+    assert _report.lines(found)[-1] == "Nothing is to be done."
 
 
 def test_a_changed_argument_restarts_and_keeps_the_weights(plan):
@@ -219,6 +220,11 @@ def test_the_lines_are_a_table_with_a_bar(plan):
     assert gauge.index("#") < gauge.index("=") < gauge.index("~") < gauge.index(".")
     assert "Room      1 chat of 131,072 tokens at a time, or 17 of 8,192; 2 are answered at a time, others wait" in text
     assert all(line == line.rstrip() for line in text)
+    assert text[-1] == "Nothing was changed. make install-chat does this."
+
+
+def test_what_would_be_refused_is_not_said_to_be_done(plan):
+    assert "make install-chat" not in "\n".join(_report.lines(report(plan, gpus={"msg": "GPU check: none"})))
 
 
 def test_facts_that_are_missing_are_said(plan):
