@@ -236,7 +236,9 @@ def _install_mib(applied: t.Mapping[str, Result]) -> int:
 
 
 def _left_alone(applied: t.Mapping[str, Result]) -> list[str]:
-    skipped = [entry for result in applied.values() for entry in result.get("skipped", []) if isinstance(entry, dict)]
+    # a task that was skipped says so in the same word: true
+    lists = [result["skipped"] for result in applied.values() if isinstance(result.get("skipped"), list)]
+    skipped = [entry for entries in lists for entry in entries]
     return [f"{entry['kind']}/{entry['name']} is left out: {entry['reason']}" for entry in skipped]
 
 

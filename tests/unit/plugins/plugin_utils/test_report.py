@@ -173,6 +173,14 @@ def test_programs_of_a_machine(plan):
     assert "none: the engine computes on CPUs" in text
 
 
+def test_tasks_that_were_skipped_change_nothing(plan):
+    skipped = {"changed": False, "skipped": True, "skip_reason": "Conditional result was False"}
+    found = report(
+        plan, {"vllm": {"changed": False, "results": [], "diff": []}, "installed": skipped, "page_installed": skipped}, guard=skipped
+    )
+    assert (found["changed"], found["install_mib"], found["warnings"], found["refusals"]) == (False, 0, ["mind the licence"], [])
+
+
 def test_what_is_deleted_and_left_out(plan):
     applied = {
         "vllm": {
