@@ -155,10 +155,12 @@ def _compared(before: str, after: str) -> tuple[list[str], bool]:
 
 
 def _document(text: str) -> t.Any:
-    """Return a manifest as data, and a script as its words."""
-    if text.startswith("#!"):
-        return shlex.split(text, comments=True)
-    return yaml.safe_load(text)
+    """Return a manifest as data, and of a program's script its environment and its command line."""
+    if not text.startswith("#!"):
+        return yaml.safe_load(text)
+    lines = [shlex.split(line) for line in text.replace("\\\n", " ").splitlines() if line.startswith(("export ", "exec "))]
+    environment = dict(words[1].partition("=")[::2] for words in lines if words[0] == "export")
+    return {"env": environment, "command": next((words[1:] for words in lines if words[0] == "exec"), [])}
 
 
 def _differences(path: str, before: t.Any, after: t.Any) -> t.Iterator[str]:
@@ -173,24 +175,32 @@ def _differences(path: str, before: t.Any, after: t.Any) -> t.Iterator[str]:
 
 
 def _by_name(value: t.Any) -> t.Any:
-    """Return a list as a mapping: of objects by their name, of a command line's words by the flags among them."""
+    """Return a list as a mapping: of objects by their name, of a command line by its flags, with what stands before them."""
     if not isinstance(value, list) or not value:
         return value
     if all(isinstance(item, dict) and "name" in item for item in value):
         return {item["name"]: item.get("value", item) for item in value}
-    if any(str(item).startswith("--") for item in value):
-        named: dict[str, t.Any] = {}
-        flag = ""
-        for word in map(str, value):
-            if word.startswith("--"):
-                flag = word
-                named[flag] = "on"
-            elif flag:
-                named[flag] = word if named[flag] == "on" else f"{named[flag]} {word}"
-            elif "/" in word and not named:
-                named["model"] = word
-        return named
-    return value
+    words = [str(word) for word in value]
+    at = next((at for at, word in enumerate(words) if word.startswith("--")), None)
+    if at is None:
+        return value
+    named = _program(words[:at])
+    flag = ""
+    for word in words[at:]:
+        if word.startswith("--"):
+            flag = word
+            named[flag] = "on"
+        else:
+            named[flag] = word if named[flag] == "on" else f"{named[flag]} {word}"
+    return named
+
+
+def _program(words: list[str]) -> dict[str, str]:
+    """Return what stands before the flags: the model behind ``serve``, which is all that a container's arguments have, and the program."""
+    *program, last = words or [""]
+    serves = program[-1:] == ["serve"] or not (program or "/bin/" in last)
+    named = {"program": " ".join(program)} if serves else {"program": " ".join(words)}
+    return {**named, "model": last} if serves else named
 
 
 def _short(value: t.Any) -> str:

@@ -31,11 +31,22 @@ spec:
         - name: HOME
           value: /data/home
 """
+PROGRAM = "/srv/venvs/vllm-1/bin/python -m vllm.entrypoints.cli.main serve"
 SCRIPT = """\
 #!/bin/sh
 # written by llmops.serving
 export HOME=/srv/home
-exec /srv/venvs/vllm/bin/python -m vllm.entrypoints.cli.main serve /srv/models/smoke-1 --served-model-name smoke --max-model-len 8192
+export LABELS='{"a": "b c"}'
+if [ -f /srv/secret ]; then
+  KEY="$(cat /srv/secret)"
+fi
+echo "=== start of vllm-backend, $(date '+%Y-%m-%d')"
+cd /srv || exit 1
+exec /srv/venvs/vllm-1/bin/python \\
+  -m vllm.entrypoints.cli.main serve /srv/models/smoke-1 \\
+  --served-model-name smoke \\
+  --enforce-eager \\
+  --max-model-len 8192
 """
 
 
@@ -179,6 +190,28 @@ def test_tasks_that_were_skipped_change_nothing(plan):
         plan, {"vllm": {"changed": False, "results": [], "diff": []}, "installed": skipped, "page_installed": skipped}, guard=skipped
     )
     assert (found["changed"], found["install_mib"], found["warnings"], found["refusals"]) == (False, 0, ["mind the licence"], [])
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "detail"),
+    [
+        ("smoke-1", "smoke-2", "model /srv/models/smoke-1 -> /srv/models/smoke-2"),
+        ("-m vllm.entrypoints.cli.main", "vllm", f"program {PROGRAM[:57]}... -> /srv/venvs/vllm-1/bin/python vllm serve"),
+        ("/srv/home", "/srv/h", "env.HOME /srv/home -> /srv/h"),
+        ('"b c"', '"d"', """env.LABELS {"a": "b c"} -> {"a": "d"}"""),
+        ("--enforce-eager", "--flag", "--enforce-eager on -> (none)"),
+    ],
+)
+def test_what_changes_in_a_script(before, after, detail):
+    details, _restarts = _report._compared(SCRIPT, SCRIPT.replace(before, after))
+    assert detail in details
+
+
+def test_a_program_without_a_model_is_no_model():
+    text = "#!/bin/sh\nexec /srv/venvs/router/bin/vllm-router \\\n  --port 8000\n"
+    assert _report._compared(text, text.replace("router/bin", "router-2/bin"))[0] == [
+        "program /srv/venvs/router/bin/vllm-router -> /srv/venvs/router-2/bin/vllm-router"
+    ]
 
 
 def test_what_is_deleted_and_left_out(plan):
