@@ -207,16 +207,22 @@ def cluster_place(accelerator: str) -> Place:
     )
 
 
+def pods_that_make_room(kube: Kube, namespace: str, label_selector: str) -> dict[str, str]:
+    """Return the uids of the pods that hold GPUs now and are about to end, with the label ``app`` of each."""
+    pods = kube.list(f"/api/v1/namespaces/{namespace}/pods", label_selector=label_selector, field_selector=HOLDING)
+    return {pod["metadata"]["uid"]: (pod["metadata"].get("labels") or {}).get("app", "") for pod in pods}
+
+
 def cluster_gpus(
     kube: Kube,
     accelerator: str = "nvidia",
     tolerations: t.Sequence[Object] = (),
-    replaced_pods: t.Optional[t.Mapping[str, str]] = None,
+    replaced: t.Container[str] = (),
     node_selector: t.Optional[t.Mapping[str, str]] = None,
 ) -> list[Gpus]:
     """Read nodes and pods, page by page, and return the GPUs of every node that has the labels of *node_selector*.
 
-    *tolerations* are those that the pods will have. The GPUs of *replaced_pods* (``namespace``, ``label_selector``) count as free.
+    *tolerations* are those that the pods will have. The GPUs of pods with a uid in *replaced* count as free.
     Nothing is kept of a pod but its name and what it holds, and its name only where pods can be placed. Raises KubeError when the API
     does not answer or does not permit it.
     """
@@ -225,11 +231,6 @@ def cluster_gpus(
     nodes = {gpus.node for gpus in rows if gpus.count}
     if not nodes:
         return rows
-    replaced: set[str] = set()
-    if replaced_pods:
-        path = f"/api/v1/namespaces/{replaced_pods['namespace']}/pods"
-        pods = kube.list(path, label_selector=replaced_pods["label_selector"], field_selector=HOLDING)
-        replaced = {pod["metadata"]["uid"] for pod in pods}
     holders = {(gpus.node, gpus.resource): gpus.holders for gpus in rows if not gpus.obstacle}
     used = gpus_in_use(kube.list("/api/v1/pods", field_selector=HOLDING), accelerator, nodes, replaced, holders)
     for gpus in rows:

@@ -308,6 +308,13 @@ holders_total:
   type: int
   version_added: "0.2.0"
   sample: 1
+replaced_apps:
+  description: Values of the label C(app) of the pods of O(replaced_pods) that hold GPUs now, or are bound to a node.
+  returned: success, with O(source=kubernetes)
+  type: list
+  elements: str
+  version_added: "0.2.0"
+  sample: [vllm-backend]
 summary:
   description: The verdict in one line.
   returned: always, also on failure once the GPUs could be read
@@ -337,6 +344,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._gpu import (
     host_place,
     name_holders,
     parse_processes,
+    pods_that_make_room,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube
 
@@ -350,8 +358,9 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     request = Request(params["min_memory_gb"], params["gpus_per_node"], params["replicas"])
     if params["source"] == "kubernetes":
         kube = Kube.connect(params["kubeconfig"], params["context"])
-        gpus = cluster_gpus(kube, params["accelerator"], params["tolerations"], params["replaced_pods"], params["node_selector"])
-        return check(gpus, request, cluster_place(params["accelerator"]))
+        replaced = pods_that_make_room(kube, **params["replaced_pods"]) if params["replaced_pods"] else {}
+        gpus = cluster_gpus(kube, params["accelerator"], params["tolerations"], replaced, params["node_selector"])
+        return {**check(gpus, request, cluster_place(params["accelerator"])), "replaced_apps": sorted(set(replaced.values()))}
     if params["accelerator"] != "nvidia":
         raise ServingError("source is host and accelerator is amd; on a host only NVIDIA GPUs can be read. Set llm_min_gpu_memory_gb: 0.")
     if not 0 <= params["min_free_share"] <= 1:

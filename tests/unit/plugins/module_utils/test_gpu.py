@@ -30,6 +30,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._gpu import (
     parse_nvidia_smi,
     parse_processes,
     pod_requests,
+    pods_that_make_room,
     process_name,
     sold_gb,
 )
@@ -75,7 +76,9 @@ def field(pod: Object, path: str) -> t.Any:
 
 
 def gpus_of(*names: str, accelerator: str = "nvidia", replaced_pods: t.Optional[dict[str, str]] = None) -> list[Gpus]:
-    return cluster_gpus(t.cast(Kube, Cluster(*names)), accelerator, GPU_TAINT_TOLERATED, replaced_pods)
+    kube = t.cast(Kube, Cluster(*names))
+    replaced = pods_that_make_room(kube, **replaced_pods) if replaced_pods else {}
+    return cluster_gpus(kube, accelerator, GPU_TAINT_TOLERATED, replaced)
 
 
 def verdict(*names: str, accelerator: str = "nvidia", **request: t.Any) -> dict[str, t.Any]:

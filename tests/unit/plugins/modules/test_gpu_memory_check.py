@@ -21,7 +21,7 @@ NODE = {
     "status": {"allocatable": {"nvidia.com/gpu": "2"}, "conditions": [{"type": "Ready", "status": "True"}]},
 }
 POD = {
-    "metadata": {"name": "engine", "namespace": "chatbot", "uid": "1"},
+    "metadata": {"name": "engine", "namespace": "chatbot", "uid": "1", "labels": {"app": "vllm-backend"}},
     "spec": {"nodeName": "gpu-a", "containers": [{"resources": {"requests": {"nvidia.com/gpu": "2"}}}]},
 }
 
@@ -94,7 +94,8 @@ def test_cluster_options_reach_the_check(connections: Connections) -> None:
         replaced_pods={"namespace": "chatbot", "label_selector": "app=vllm-backend"},
         gpus_per_node=2,
     )
-    assert gpu_memory_check.run(module)["fits"] == ["gpu-a"]
+    result = gpu_memory_check.run(module)
+    assert (result["fits"], result["replaced_apps"]) == (["gpu-a"], ["vllm-backend"])
     assert connections == [("/k", "c")]
 
 
