@@ -77,6 +77,10 @@ MEMORY_LIMIT = "32Gi"
 QUANTITY_UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, **{f"{unit}i": 2.0 ** (10 * power) for power, unit in enumerate("KMGTPE", 1)}}
 QUANTITY_UNITS.update({unit: 10.0 ** (3 * power) for power, unit in enumerate("MGTPE", 2)})
 
+# Variables that are true or false, and the words for that in YAML and on a command line.
+SWITCHES = ("vllm_fit_check", "vllm_memory_check", "vllm_api_key_enabled", "vllm_service_monitor_enabled", "vllm_volume_permissions")
+WORDS_OF_SWITCHES = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
+
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _IMAGE_TAG = re.compile(r"[\w][\w.-]{0,127}")
@@ -228,8 +232,10 @@ def unknown_names(names: t.Iterable[str], known: t.Iterable[str]) -> None:
 
 
 def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Return *settings* with numbers as numbers (``-e`` hands over text), or raise ServingError for what cannot be right."""
+    """Return *settings* with numbers and booleans as such (``-e`` hands over text), or raise ServingError for what cannot be right."""
     checked = dict(settings)
+    for key in SWITCHES:
+        checked[key] = _switch(key, settings[key])
     for key in ("vllm_replicas", "vllm_router_replicas", "vllm_shutdown_timeout", "vllm_run_as_user"):
         checked[key] = _whole(key, settings[key], least=0 if key in ("vllm_shutdown_timeout", "vllm_run_as_user") else 1)
     for key in ("vllm_gpu_count", "vllm_tensor_parallel_size", "vllm_startup_timeout", "vllm_router_port", "vllm_engine_port"):
@@ -278,6 +284,12 @@ def _whole(key: str, value: t.Any, least: int) -> int:
     if number < least:
         raise ServingError(f"{key}: {number} is too small, the least is {least}.")
     return number
+
+
+def _switch(key: str, value: t.Any) -> bool:
+    if str(value).lower() not in WORDS_OF_SWITCHES:
+        raise ServingError(f'{key}: "{value}" is neither true nor false.')
+    return WORDS_OF_SWITCHES[str(value).lower()]
 
 
 def _choice(settings: t.Mapping[str, t.Any], key: str, choices: t.Sequence[str]) -> None:
@@ -611,7 +623,7 @@ def _fit(settings: t.Mapping[str, t.Any], row: _catalog.Row, kv_cache_dtype: str
     readable = hub and not (on_kubernetes and row["model"].startswith("/"))
     memory_limit = settings["vllm_memory_limit"] or row.get("memory_limit") or MEMORY_LIMIT
     return {
-        "enforce": bool(settings["vllm_fit_check"]),
+        "enforce": settings["vllm_fit_check"],
         "info": {"model": row["model"], "revision": row.get("revision")} if missing and readable and settings["vllm_fit_check"] else None,
         "row": row,
         "gpu_count": max(1, gpu_count),

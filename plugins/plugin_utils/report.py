@@ -288,7 +288,8 @@ def _room_words(fit: Result) -> str:
 
 
 def _download_words(report: Report) -> str:
-    parts = [f"{report['download_gib']:g} GiB of weights, unless the volume has them already"] if report["download_gib"] else []
+    unless = ", unless the volume has them already" if report["platform"] == "kubernetes" else ""
+    parts = [f"{report['download_gib']:g} GiB of weights{unless}"] if report["download_gib"] else []
     parts += [f"{report['install_mib']} MiB of programs"] if report["install_mib"] else []
     return " and ".join(parts) or "nothing"
 

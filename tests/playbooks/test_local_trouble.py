@@ -37,6 +37,10 @@ TROUBLE = {
         ["{vllm_model_name: my-model, vllm_model_configs: {my-model: {model: example/my-model}}, vllm_hf_endpoint: 'http://127.0.0.1:9'}"],
         "vllm_fit_check: false",
     ),
+    "a hub that does not answer": (
+        ["vllm_model_name=qwen2.5-0.5b-instruct", "vllm_hf_endpoint=http://127.0.0.1:9"],
+        "The hub does not give Qwen/Qwen2.5-0.5B-Instruct",
+    ),
     "a chat template that only the image has": (["vllm_model_name=llama-3.2-3b-instruct"], "needs the chat template"),
     "an address that is not this machine": (["ansible_connection=ssh"], "is reached by ssh. Run it there, with ansible_connection: local."),
 }

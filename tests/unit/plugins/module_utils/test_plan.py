@@ -399,3 +399,22 @@ def test_the_share_that_has_to_be_free_is_the_engines():
         ]
         == 0.92
     )
+
+
+# --- what a command line hands over -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("word", ["false", "False", "no", "off", "0", False])
+def test_a_switch_may_be_text(word):
+    assert plan(fit_check=word)["fit"]["enforce"] is False
+    assert plan(api_key_enabled=word)["endpoint"]["api_key_secret"] is None
+
+
+@pytest.mark.parametrize("word", ["true", "yes", 1, True])
+def test_a_switch_that_is_on(word):
+    assert plan(fit_check=word)["fit"]["enforce"] is True
+
+
+def test_a_switch_of_another_word_is_refused():
+    with pytest.raises(ServingError, match='vllm_fit_check: "maybe" is neither true nor false'):
+        plan(fit_check="maybe")

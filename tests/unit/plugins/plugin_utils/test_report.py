@@ -158,6 +158,7 @@ def test_a_first_installation(plan):
     assert (found["model"]["running"], found["download_gib"], found["gap"], found["restarts"]) == (None, 60.77, None, [])
     text = "\n".join(_report.lines(found))
     assert "gpt-oss-120b (not running yet)" in text
+    assert "Download  60.77 GiB of weights, unless the volume has them already" in text
     assert "1 new object: Deployment/vllm-backend" in text
 
 
