@@ -217,12 +217,13 @@ def cluster_gpus(
     kube: Kube,
     accelerator: str = "nvidia",
     tolerations: t.Sequence[Object] = (),
-    replaced: t.Container[str] = (),
+    replaced: t.Callable[[], t.Container[str]] = tuple,
     node_selector: t.Optional[t.Mapping[str, str]] = None,
 ) -> list[Gpus]:
     """Read nodes and pods, page by page, and return the GPUs of every node that has the labels of *node_selector*.
 
-    *tolerations* are those that the pods will have. The GPUs of pods with a uid in *replaced* count as free.
+    *tolerations* are those that the pods will have. The GPUs of pods with a uid in what *replaced* returns count as free; it is called
+    where there are GPUs at all.
     Nothing is kept of a pod but its name and what it holds, and its name only where pods can be placed. Raises KubeError when the API
     does not answer or does not permit it.
     """
@@ -232,7 +233,8 @@ def cluster_gpus(
     if not nodes:
         return rows
     holders = {(gpus.node, gpus.resource): gpus.holders for gpus in rows if not gpus.obstacle}
-    used = gpus_in_use(kube.list("/api/v1/pods", field_selector=HOLDING), accelerator, nodes, replaced, holders)
+    making_room = replaced()
+    used = gpus_in_use(kube.list("/api/v1/pods", field_selector=HOLDING), accelerator, nodes, making_room, holders)
     for gpus in rows:
         gpus.free = max(0, gpus.count - used.get((gpus.node, gpus.resource), 0))
     return rows

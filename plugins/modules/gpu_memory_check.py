@@ -358,8 +358,13 @@ def run(module: AnsibleModule) -> dict[str, t.Any]:
     request = Request(params["min_memory_gb"], params["gpus_per_node"], params["replicas"])
     if params["source"] == "kubernetes":
         kube = Kube.connect(params["kubeconfig"], params["context"])
-        replaced = pods_that_make_room(kube, **params["replaced_pods"]) if params["replaced_pods"] else {}
-        gpus = cluster_gpus(kube, params["accelerator"], params["tolerations"], replaced, params["node_selector"])
+        replaced: dict[str, str] = {}
+
+        def making_room() -> dict[str, str]:
+            replaced.update(pods_that_make_room(kube, **params["replaced_pods"]) if params["replaced_pods"] else {})
+            return replaced
+
+        gpus = cluster_gpus(kube, params["accelerator"], params["tolerations"], making_room, params["node_selector"])
         return {**check(gpus, request, cluster_place(params["accelerator"])), "replaced_apps": sorted(set(replaced.values()))}
     if params["accelerator"] != "nvidia":
         raise ServingError("source is host and accelerator is amd; on a host only NVIDIA GPUs can be read. Set llm_min_gpu_memory_gb: 0.")

@@ -77,8 +77,7 @@ def field(pod: Object, path: str) -> t.Any:
 
 def gpus_of(*names: str, accelerator: str = "nvidia", replaced_pods: t.Optional[dict[str, str]] = None) -> list[Gpus]:
     kube = t.cast(Kube, Cluster(*names))
-    replaced = pods_that_make_room(kube, **replaced_pods) if replaced_pods else {}
-    return cluster_gpus(kube, accelerator, GPU_TAINT_TOLERATED, replaced)
+    return cluster_gpus(kube, accelerator, GPU_TAINT_TOLERATED, lambda: pods_that_make_room(kube, **replaced_pods) if replaced_pods else ())
 
 
 def verdict(*names: str, accelerator: str = "nvidia", **request: t.Any) -> dict[str, t.Any]:
