@@ -18,6 +18,8 @@ import dataclasses
 import math
 import typing as t
 
+from ansible_collections.llmops.serving.plugins.module_utils._catalog import GPU_COUNTS, splits
+from ansible_collections.llmops.serving.plugins.module_utils._gpu import FREE_SHARE
 from ansible_collections.llmops.serving.plugins.module_utils._kv_cache import (
     ELEMENT_BYTES,
     MLA,
@@ -36,10 +38,9 @@ FITS, WITHIN_ERROR, DOES_NOT_FIT, UNKNOWN = "fits", "within_error", "does_not_fi
 # from the worst on
 VERDICTS = (DOES_NOT_FIT, WITHIN_ERROR, UNKNOWN, FITS)
 
-UTILIZATION = 0.92  # vLLM 0.32, CacheConfig.gpu_memory_utilization
+UTILIZATION = FREE_SHARE  # vLLM takes this share by default, and refuses to start where less is free
 # A long answer with its question; what people mean by a chat when they ask for how many users there is room.
 TYPICAL_TOKENS = 8192
-GPU_COUNTS = (1, 2, 4, 8, 16)
 
 # Loaded weights against the files: buffers and padding of dense models; MXFP4 experts are padded from 2880 to 3072 and repacked
 # (64.4 to 66.0 GiB of 60.8, vllm-project/vllm issues 33155 and 23278).
@@ -305,12 +306,6 @@ def least_gpus(row: Row, serving: Serving, gpu: Gpu) -> t.Optional[int]:
     """Return the smallest number of GPUs like *gpu*, over which the heads can be split, with which *row* surely fits; None: none."""
     counts = [count for count in GPU_COUNTS if splits(row, count)]
     return next((count for count in counts if fit_gpu(row, serving, gpu, count).verdict == FITS), None)
-
-
-def splits(row: Row, count: int) -> bool:
-    """Whether the attention heads of *row* can be split over *count* GPUs (vllm/config/model.py, verify_with_parallel_config)."""
-    kv_heads = row.get("num_kv_heads", 1)
-    return bool(row["num_attention_heads"] % count == 0 and (kv_heads % count == 0 or count % kv_heads == 0))
 
 
 def kib_per_token(row: Row, element_bytes: int = 2) -> float:

@@ -11,6 +11,7 @@ import re
 import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
+from ansible_collections.llmops.serving.plugins.module_utils._kv_cache import CHUNKED, FULL, LINEAR, MLA, SLIDING
 
 Row = dict[str, t.Any]
 
@@ -27,6 +28,8 @@ REASONING_PARSERS = frozenset(
     minimax_m2_append_think minimax_m3 mistral muse_glimmer nemotron_v3 olmo3 openai_gptoss plamo3 poolside_v1 qwen3 seed_oss step3
     step3p5""".split()
 )
+# Numbers of GPUs that are tried for one engine.
+GPU_COUNTS = (1, 2, 4, 8, 16)
 # What `--kv-cache-dtype` of vLLM 0.32 takes.
 KV_CACHE_DTYPES = frozenset(
     """auto float16 bfloat16 fp8 fp8_e4m3 fp8_e5m2 fp8_inc fp8_ds_mla nvfp4 nvfp4_4over6 nvfp4_ds_mla turboquant_k8v4 turboquant_4bit_nc
@@ -39,11 +42,11 @@ DTYPES = frozenset({"auto", "float16", "bfloat16", "float32", "half", "float"})
 WEIGHTS_FORMATS = frozenset({"bf16", "fp16", "fp32", "fp8", "mxfp4", "awq", "gptq", "other"})
 # Kinds of attention that a layer may have, and the facts that a row has exactly when it has layers of that kind.
 LAYER_KINDS: dict[str, tuple[str, ...]] = {
-    "full": (),
-    "sliding_window": ("sliding_window",),
-    "chunked": ("attention_chunk_size",),
-    "mla": ("kv_lora_rank", "qk_rope_head_dim"),
-    "linear": ("linear_state_bytes",),
+    FULL: (),
+    SLIDING: ("sliding_window",),
+    CHUNKED: ("attention_chunk_size",),
+    MLA: ("kv_lora_rank", "qk_rope_head_dim"),
+    LINEAR: ("linear_state_bytes",),
 }
 
 # Flags that the plan sets itself (given twice they would fight), and one that would put a secret into the process list.
@@ -221,7 +224,7 @@ def missing_facts(row: Row) -> list[str]:
     """
     layers: t.Mapping[str, int] = row.get("layers", {})
     needed = ["weights_gib", "vocab_size", "num_attention_heads", "layers", "max_context"]
-    if not layers or set(layers) - {"mla", "linear"}:
+    if not layers or set(layers) - {MLA, LINEAR}:
         needed += ["num_kv_heads", "head_dim"]
     for kind in layers:
         needed += LAYER_KINDS.get(kind, ())
@@ -232,16 +235,25 @@ def check_tensor_parallel(name: str, row: Row, size: int) -> None:
     """Raise ServingError when *size* GPUs cannot share the attention heads of *row* (vLLM: heads % size == 0)."""
     heads = row.get("num_attention_heads")
     if heads and heads % size:
-        fitting = [str(n) for n in (1, 2, 4, 8, 16) if heads % n == 0]
+        fitting = [str(n) for n in GPU_COUNTS if heads % n == 0]
         raise ServingError(
             f"vllm_tensor_parallel_size: {size} does not divide the {heads} attention heads of {name}. It may be {', '.join(fitting)}."
         )
     kv_heads = row.get("num_kv_heads")
-    if kv_heads and kv_heads % size and size % kv_heads:
+    if kv_heads and not _share_kv_heads(kv_heads, size):
         raise ServingError(
             f"vllm_tensor_parallel_size: {size} and the {kv_heads} KV heads of {name}: one has to divide the other. "
-            f"It may be {', '.join(str(n) for n in (1, 2, 4, 8, 16) if kv_heads % n == 0 or n % kv_heads == 0)}."
+            f"It may be {', '.join(str(n) for n in GPU_COUNTS if _share_kv_heads(kv_heads, n))}."
         )
+
+
+def splits(row: t.Mapping[str, t.Any], size: int) -> bool:
+    """Whether *size* GPUs can share the attention heads of *row*, by the rule of check_tensor_parallel."""
+    return bool(row["num_attention_heads"] % size == 0 and _share_kv_heads(row.get("num_kv_heads", 1), size))
+
+
+def _share_kv_heads(kv_heads: int, size: int) -> bool:
+    return kv_heads % size == 0 or size % kv_heads == 0
 
 
 def supports_fp8_kv_cache(row: Row, compute_capability: t.Optional[str]) -> bool:
@@ -259,7 +271,7 @@ def supports_fp8_kv_cache(row: Row, compute_capability: t.Optional[str]) -> bool
     return (
         capability >= (8, 0)
         and not row.get("attention_sinks")
-        and "mla" not in row.get("layers", {})
+        and MLA not in row.get("layers", {})
         and row.get("head_dim", 128) in FLASHINFER_HEAD_DIMS
     )
 

@@ -230,10 +230,10 @@ def _more_gpus(question: Question) -> t.Iterator[Proposal]:
     on_node: t.Counter[t.Any] = collections.Counter()
     for gpu in question.gpus:
         on_node[gpu.get("node")] += int(gpu.get("count") or 0)
-    for count in _capacity.GPU_COUNTS:
+    for count in _catalog.GPU_COUNTS:
         enough = [gpu for gpu in question.gpus if on_node[gpu.get("node")] >= count]
         more = dataclasses.replace(question, gpu_count=count, gpus=enough)
-        if count > question.gpu_count and _capacity.splits(question.row, count) and _passes(more):
+        if count > question.gpu_count and _catalog.splits(question.row, count) and _passes(more):
             # the row's own number would contradict vllm_gpu_count
             own = "tensor_parallel_size" in question.row
             yield f"vllm_model_configs.{question.name}: {{tensor_parallel_size: {count}}}" if own else f"vllm_gpu_count: {count}", more
@@ -267,7 +267,7 @@ def _may_replace(question: Question, name: str, row: Row) -> bool:
         return False
     # without vllm_gpu_count, the number of GPUs is that of the row
     counts = {question.gpu_count, row.get("tensor_parallel_size", 1)}
-    return all(_capacity.splits(row, count) and _passes(dataclasses.replace(other, gpu_count=count)) for count in counts)
+    return all(_catalog.splits(row, count) and _passes(dataclasses.replace(other, gpu_count=count)) for count in counts)
 
 
 def _lacks(gpu: Gpu, row: Row) -> bool:

@@ -135,7 +135,7 @@ def proc(tmp_path: Path) -> Proc:
         ("python3", "python3 train.py --out /data/vllm", ""),
         ("python3", "python3 -m vllmish", ""),
         ("python3", "python3 -m", ""),
-        ("/usr/local/bin/ollama", "/usr/local/bin/ollama runner --model /root/.ollama/blobs/sha256-1 --port 4", "ollama"),
+        ("/usr/local/bin/ollama", "/usr/local/bin/ollama runner --model /var/lib/ollama/blobs/sha256-1 --port 4", "ollama"),
         ("N/A", "/tmp/ollama123/runners/cuda_v12/ollama_llama_server --model x", "ollama"),
         ("/usr/local/lib/ollama/llama-server", "", "ollama"),
         ("/opt/llama.cpp/llama-server", "/opt/llama.cpp/llama-server -m /models/ollama.gguf", ""),
