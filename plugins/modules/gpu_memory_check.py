@@ -17,17 +17,6 @@ description:
   - On Kubernetes a GPU is free when the node offers it and no pod holds it. Pods that are bound to a node and not finished hold theirs.
     Nodes that are not ready, cordoned, or tainted in a way that O(tolerations) does not cover are found, but not usable.
   - GPUs that a cluster offers through dynamic resource allocation (DRA) only are not counted.
-attributes:
-  check_mode:
-    description: Can run in C(check_mode) and return the same as without.
-    support: full
-  diff_mode:
-    description: Returns details on what has changed, or possibly needs changing, in C(check_mode).
-    support: N/A
-    details: Nothing is changed.
-  idempotent:
-    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
-    support: full
 options:
   source:
     description:
@@ -102,7 +91,7 @@ options:
       - Used with O(source=host).
     type: path
     version_added: "0.2.0"
-extends_documentation_fragment: [llmops.serving.kubernetes]
+extends_documentation_fragment: [llmops.serving.read_only, llmops.serving.kubernetes]
 """
 
 EXAMPLES = r"""

@@ -17,17 +17,7 @@ description:
   - What the arithmetic cannot know, the memory that an engine needs beside weights and cache, is an estimate with an error. A model that
     fits by less than that error is let through with a warning.
   - C(docs/capacity.md) has the formulas, and how well they agree with vLLM.
-attributes:
-  check_mode:
-    description: Can run in C(check_mode) and return the same as without.
-    support: full
-  diff_mode:
-    description: Returns details on what has changed, or possibly needs changing, in C(check_mode).
-    support: N/A
-    details: Nothing is changed.
-  idempotent:
-    description: When run twice in a row outside check mode, with the same arguments, the second invocation indicates no change.
-    support: full
+extends_documentation_fragment: [llmops.serving.read_only]
 options:
   name:
     description: Name of the row, as messages call it.

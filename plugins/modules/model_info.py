@@ -16,16 +16,7 @@ description:
   - Returns what follows for vLLM 0.32 as keys of a row of the model table, so that M(llmops.serving.model_fit) can tell whether a model
     fits that the table does not know. Usually this takes two small requests.
   - What the files do not tell, or what is not known of a model of a new kind, is left out, with a note.
-attributes:
-  check_mode:
-    support: full
-    description: Nothing is changed, in check mode or without.
-  diff_mode:
-    support: N/A
-    description: Nothing is changed.
-  idempotent:
-    support: full
-    description: Nothing is changed.
+extends_documentation_fragment: [llmops.serving.read_only]
 options:
   model:
     description: Id of the model on the hub, as V(Qwen/Qwen3-8B), or the absolute path of a folder.
