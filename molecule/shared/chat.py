@@ -91,9 +91,11 @@ class OpenWebUI:
             "messages": [{"role": "user", "content": question}],
             **({"chat_id": after.chat} if after else {}),
         }
+        before = self.chats()
         self.http.post(f"{self.url}/api/chat/completions", json=body, timeout=TIMEOUT_S).raise_for_status()
-        newest = after.chat if after else self.http.get(f"{self.url}/api/v1/chats/", timeout=TIMEOUT_S).json()[0]["id"]
-        return Answer(newest, assistant, self.answer(newest, assistant))
+        # the page sorts chats by the second, so the first one need not be the newest
+        kept = after.chat if after else (self.chats() - before).pop()
+        return Answer(kept, assistant, self.answer(kept, assistant))
 
     def answer(self, chat, message):
         kept = self.http.get(f"{self.url}/api/v1/chats/{chat}", timeout=TIMEOUT_S).json()
