@@ -8,7 +8,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from ansible_collections.llmops.serving.plugins.module_utils._logs import LONGEST_LINE, START_MARK, cause_of_end, decisive_line, tail
+from ansible_collections.llmops.serving.plugins.module_utils._logs import (
+    LONGEST_LINE,
+    START_MARK,
+    cause_of_end,
+    decisive_line,
+    error_texts,
+    tail,
+)
 
 STARTS = """\
 (APIServer pid=123) INFO 11-21 09:13:01 [utils.py:240] non-default args: {'model': 'Qwen/Qwen2.5-1.5B-Instruct', 'port': 8100}
@@ -141,6 +148,15 @@ OSError: [Errno 98] Address already in use
         "\x1b[0;36m(EngineCore pid=1)\x1b[0;0m \x1b[31mERROR\x1b[0m \x1b[90m11-21 09:13:34\x1b[0m \x1b[90m[core.py:1]\x1b[0m MemoryError",
         "MemoryError",
     ),
+    "hub, whose words come further down": (
+        "huggingface_hub.errors.HfHubHTTPError: \n\n429 Too Many Requests for url: https://huggingface.co/api.\n",
+        "huggingface_hub.errors.HfHubHTTPError: 429 Too Many Requests for url",
+    ),
+    "name that does not end as errors do": ("socket.gaierror: [Errno -3] Temporary failure", "socket.gaierror: [Errno -3]"),
+    "binary for another CPU": ("exec /usr/bin/python3: exec format error\n", "exec /usr/bin/python3: exec format error"),
+    "words of a shell": ("mkdir: cannot create directory '/data/hub': Permission denied\n", "mkdir: cannot create directory"),
+    "error before the words of a shell": ("ValueError: no\nrm: /x: Permission denied\n", "ValueError: no"),
+    "container runtime": ("OCI: nvidia-container-cli: initialization error: nvml error\n", "OCI: nvidia-container-cli: initialization"),
     "only the echo": (
         "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {'EngineCore': 1}\n",
         "RuntimeError: Engine core initialization failed.",
@@ -165,7 +181,24 @@ def test_the_cause_is_found(log: str, cause: str) -> None:
     assert "hf_secret" not in found
 
 
-@pytest.mark.parametrize("log", ["", STARTS, "(APIServer pid=123) INFO 11-21 09:14:00 [launcher.py:38] Application startup: error: none\n"])
+LINK = "\nThe above exception was the direct cause of the following exception:\n\nTraceback (most recent call last):\n"
+
+
+def test_what_an_error_came_of() -> None:
+    log = f"KeyError: 'unrelated'\nOSError: first\nmore of it\n{LINK}  File x\nValueError: second{LINK}RuntimeError: third\n"
+    assert error_texts(log) == ["RuntimeError: third", "ValueError: second", "OSError: first\nmore of it"]
+    assert error_texts("") == []
+
+
+def test_secrets_are_masked() -> None:
+    log = "api_server.py: error: unrecognized arguments: --api-key=abc --x-token def --max-tokens 9 hf_AbCdEfGhIjKl Bearer xyz\n"
+    assert decisive_line(log) == "unrecognized arguments: --api-key=*** --x-token *** --max-tokens 9 *** Bearer ***"
+
+
+@pytest.mark.parametrize(
+    "log",
+    ["", STARTS, "INFO: x: not found\n", "(APIServer pid=123) INFO 11-21 09:14:00 [launcher.py:38] Application startup: error: none\n"],
+)
 def test_a_log_without_an_error(log: str) -> None:
     assert decisive_line(log) == ""
 
