@@ -275,6 +275,48 @@ def node_obstacle(node: Object, tolerations: t.Sequence[Object]) -> str:
     return ""
 
 
+def placement_obstacle(node: Object, spec: Object) -> str:
+    """Return why a pod with *spec* cannot be placed on *node*, however much is free there; an empty string when it can.
+
+    Looks at the node's state and taints, and at the pod's tolerations, node selector and required node affinity.
+    """
+    obstacle = node_obstacle(node, spec.get("tolerations") or [])
+    if obstacle:
+        return obstacle
+    labels = node["metadata"].get("labels") or {}
+    for key, value in (spec.get("nodeSelector") or {}).items():
+        if labels.get(key) != str(value):
+            return f"no label {key}={value}"
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution")
+    if not required or any(_matches_term(node, term) for term in required.get("nodeSelectorTerms") or []):
+        return ""
+    return "its labels do not meet the node affinity"
+
+
+def _matches_term(node: Object, term: Object) -> bool:
+    """Whether *node* meets all that a node selector term asks for; a term that asks for nothing is met by no node."""
+    labels, fields = node["metadata"].get("labels") or {}, {"metadata.name": node["metadata"]["name"]}
+    asked = [(labels, expression) for expression in term.get("matchExpressions") or []]
+    asked += [(fields, expression) for expression in term.get("matchFields") or []]
+    return bool(asked) and all(_meets(values, expression) for values, expression in asked)
+
+
+def _meets(labels: t.Mapping[str, str], expression: Object) -> bool:
+    key, operator, values = expression["key"], expression["operator"], expression.get("values") or []
+    value = labels.get(key)
+    if operator == "DoesNotExist":
+        return value is None
+    if operator == "NotIn":  # a node without the label meets it, too
+        return value not in values
+    if value is None:
+        return False
+    if operator in ("Gt", "Lt"):
+        number, bound = _integer(value), _integer(values[0]) if len(values) == 1 else None
+        return number is not None and bound is not None and (number > bound if operator == "Gt" else number < bound)
+    return operator == "Exists" or (operator == "In" and value in values)
+
+
 def gpus_in_use(
     pods: t.Iterable[Object],
     accelerator: str,
@@ -302,15 +344,20 @@ def gpus_in_use(
 
 def pod_requests(spec: Object, asked: str) -> t.Counter[str]:
     """Return what a pod holds of each GPU resource: its containers and sidecars together, or its most demanding init container."""
+    return pod_total(spec, lambda container: _container_requests(container, asked))
+
+
+def pod_total(spec: Object, of_container: t.Callable[[Object], t.Counter[str]]) -> t.Counter[str]:
+    """Return what the containers of a pod hold together, where *of_container* says it of one: sidecars count all the time."""
     sidecars: t.Counter[str] = collections.Counter()
     initial: t.Counter[str] = collections.Counter()
     for container in spec.get("initContainers") or []:
-        own = _container_requests(container, asked)
+        own = of_container(container)
         if container.get("restartPolicy") == "Always":
             sidecars += own
         else:
             initial |= sidecars + own
-    total = sum((_container_requests(container, asked) for container in spec.get("containers") or []), sidecars)
+    total = sum((of_container(container) for container in spec.get("containers") or []), sidecars)
     return total | initial
 
 
@@ -707,6 +754,10 @@ def _listed(words: t.Sequence[str]) -> str:
 
 def _plural(number: int, word: str) -> str:
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _integer(text: t.Any) -> t.Optional[int]:
+    return int(text) if re.fullmatch(r"[-+]?[0-9]+", str(text)) else None
 
 
 def _whole(text: t.Optional[str]) -> t.Optional[int]:

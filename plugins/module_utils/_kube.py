@@ -30,6 +30,7 @@ PAGE_SIZE = 500
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 60
 APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 
 KUBERNETES_ARGS: dict[str, t.Any] = {
     "kubeconfig": {"type": "path"},
@@ -157,6 +158,13 @@ class Kube:
         """Apply *body* server-side, taking over fields of other managers. Returns the object as the server has it."""
         query = {"fieldManager": field_manager, "force": "true", "dryRun": "All" if dry_run else None}
         return self.call("PATCH", path, query=query, body=body, content_type=APPLY)
+
+    def patch(self, path: str, body: Object) -> Object:
+        """Change the fields in *body* of the object at *path*, and no others; None in *body* takes a field away. Returns the object.
+
+        A list in *body* replaces the whole list. Raises KubeError with status 404 when there is no such object.
+        """
+        return self.call("PATCH", path, body=body, content_type=MERGE)
 
     def delete(self, path: str, dry_run: bool = False) -> None:
         """Delete the object at *path* and, in the background, what it owns. No error when it is gone already."""
