@@ -45,6 +45,26 @@ def events(*deltas: t.Any, finish: t.Optional[str] = "stop", done: bool = True) 
     return raw_events(*lines)
 
 
+def call(name: str, arguments: t.Any) -> dict[str, t.Any]:
+    """A tool call, as an answer that is not streamed has it; *arguments* that are no text are written as JSON."""
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return {"id": "call-1", "type": "function", "function": {"name": name, "arguments": text}}
+
+
+def answer(text: t.Optional[str] = "", finish: t.Optional[str] = "stop", stream: bool = False, **message: t.Any) -> Reply:
+    """Answer with *text*, whole or streamed in one piece; *message* are ``reasoning`` and ``tool_calls``."""
+    said = {"role": "assistant", "content": text, **message}
+    if not stream:
+        return document({"choices": [{"index": 0, "message": said, "finish_reason": finish}]})
+    calls = [{"index": index, **call} for index, call in enumerate(message.get("tool_calls") or [])]
+    return events({**said, "tool_calls": calls}, finish=finish)
+
+
+def by_request(choose: t.Callable[[t.Any], Reply]) -> Reply:
+    """Answer what *choose* makes of the body of the request."""
+    return lambda handler: choose(handler.stub.requests[-1].body)(handler)
+
+
 def raw_events(*lines: str) -> Reply:
     """Stream each of *lines* as one event, and end the stream as it should end."""
 
