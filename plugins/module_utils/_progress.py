@@ -6,7 +6,7 @@
 """What a module that takes long tells the person who waits.
 
 The module appends a JSON object a line to a file, ``{"phase": "download", "text": "vLLM: 62 of 131 packages"}``; the action plugin of
-the same name follows that file and decides what is printed.
+the same name follows that file and decides what is printed. A third entry, ``note``, says what is waited for meanwhile.
 """
 
 from __future__ import annotations
@@ -30,15 +30,18 @@ class Progress:
         self._phase = ""
         self._told_at = float("-inf")
 
-    def tell(self, phase: str, text: str) -> None:
-        """Say *text*. A new *phase* (a word that nobody reads) is always told, what follows in it at most twice a second."""
+    def tell(self, phase: str, text: str, note: str = "") -> None:
+        """Say *text*, and with *note* what is waited for.
+
+        A new *phase* (a word that nobody reads) is always told, what follows in it at most twice a second.
+        """
         now = self._now()
         if self.path is None or (phase == self._phase and now - self._told_at < self.PAUSE_S):
             return
         self._phase, self._told_at = phase, now
         try:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"phase": phase, "text": text}) + "\n")
+                file.write(json.dumps({"phase": phase, "text": text, **({"note": note} if note else {})}) + "\n")
         except OSError:
             self.path = None
 

@@ -24,9 +24,10 @@ from pathlib import Path
 from xml.parsers.expat import ExpatError
 
 from ansible_collections.llmops.serving.plugins.module_utils import _processes
+from ansible_collections.llmops.serving.plugins.module_utils._diagnosis import PATIENCE, log_cause
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
-from ansible_collections.llmops.serving.plugins.module_utils._logs import START_MARK, cause_of_end
-from ansible_collections.llmops.serving.plugins.module_utils._wait import laps
+from ansible_collections.llmops.serving.plugins.module_utils._logs import START_MARK, cause_of_end, tail
+from ansible_collections.llmops.serving.plugins.module_utils._wait import NotYetError, laps
 
 # States of a program in supervisord's words. What is DOWN does not run, and supervisord does not start it again by itself.
 DOWN = ("STOPPED", "EXITED", "FATAL")
@@ -136,6 +137,7 @@ class Program(t.NamedTuple):
     environment: t.Mapping[str, str] = {}
     secret_environment: t.Mapping[str, str] = {}
     directory: str = ""
+    before: t.Sequence[str] = ()
     start_seconds: int = 5
     start_retries: int = 3
     stop_seconds: int = 10
@@ -166,7 +168,7 @@ def program_from(options: t.Mapping[str, t.Any]) -> Program:
         if not REFERENCE.fullmatch(reference):
             raise ServingError(f"secret_environment.{variable} of {name} is {reference!r}; it has to be COMPONENT/KEY.")
     directory = options.get("directory") or ""
-    if any("\0" in text for text in [*options["command"], *environment.values(), directory]):
+    if any("\0" in text for text in [*options["command"], *(options.get("before") or []), *environment.values(), directory]):
         raise ServingError(f"The command or the environment of the program {name} holds a zero byte, which no process can be given.")
     numbers = {}
     for field, least in (("start_seconds", 0), ("start_retries", 0), ("stop_seconds", 1), ("log_mib", 1), ("log_backups", 0)):
@@ -174,7 +176,8 @@ def program_from(options: t.Mapping[str, t.Any]) -> Program:
         numbers[field] = Program._field_defaults[field] if value is None else value
         if numbers[field] < least:
             raise ServingError(f"{field} of the program {name} is {numbers[field]}; it has to be {least} or more.")
-    return Program(name, list(options["command"]), environment, secret_environment, directory, **numbers)
+    before = tuple(options.get("before") or ())
+    return Program(name, list(options["command"]), environment, secret_environment, directory, before, **numbers)
 
 
 def check_path(state_dir: str) -> None:
@@ -203,7 +206,10 @@ def script_text(program: Program, layout: Layout) -> str:
         lines += [f"if [ -f {path} ]; then", f'  {variable}="$(cat {path})"', f"  export {variable}", "fi"]
     # a log holds several starts; whoever looks for the cause of an end looks behind the last of these lines
     lines += [f"echo \"{START_MARK} {program.name}, $(date '+%Y-%m-%d %H:%M:%S')\""]
-    lines += [f"cd {shlex.quote(program.directory or str(layout.state_dir))} || exit 1", f"exec {_command_text(program.command)}"]
+    lines += [f"cd {shlex.quote(program.directory or str(layout.state_dir))} || exit 1"]
+    if program.before:
+        lines += [f"{_command_text(program.before)} || true"]
+    lines += [f"exec {_command_text(program.command)}"]
     return "\n".join(lines) + "\n"
 
 
@@ -482,9 +488,13 @@ class Watch:
         self.supervisor = supervisor
         self.goal = goal
         self.infos: dict[str, ProcessInfo] = {}
+        self._ends: set[tuple[str, int]] = set()
 
     def look(self, names: t.Iterable[str]) -> None:
-        """Raise ServingError when one of *names* is not there, has ended, or was started anew since the last look."""
+        """Raise ServingError when one of *names* is not there, has ended, or was started anew since the last look.
+
+        It is a NotYetError where supervisord starts the program again, and its log has a cause that may be gone by then.
+        """
         before, self.infos = self.infos, {info.name: info for info in self.supervisor.processes()}
         for name in names:
             info = self.infos.get(name)
@@ -492,7 +502,20 @@ class Watch:
                 raise ServingError(f"supervisord keeps no program {name}. Install again: make install-chat")
             again = name in before and info.pid != before[name].pid
             if info.state not in ("STARTING", "RUNNING") or again:
-                raise ServingError(f"{name} ended before {self.goal}: {why_ended(info).rstrip('.')}. Its log: {info.log_path}")
+                raise self._ended(info)
+
+    def _ended(self, info: ProcessInfo) -> ServingError:
+        began = f"{info.name} ended before {self.goal}: "
+        starts = [] if info.spawn_error and not info.spawn_error.startswith(ENDED) else tail(info.log_path).split(START_MARK)[-2:]
+        found = next((cause for log in reversed(starts) for cause in [log_cause(log)] if cause), None)
+        if found is None or found.cause == "crashed":
+            return ServingError(f"{began}{why_ended(info).rstrip('.')}. Its log: {info.log_path}")
+        self._ends.add((info.name, info.stopped_at))
+        # what heals only once is not waited for here: here nothing else than this program can have caused it
+        patience = float("inf") if found.cause not in PATIENCE else PATIENCE[found.cause] if PATIENCE[found.cause] > 1 else 0
+        heals = not found.certain and info.state not in DOWN and sum(name == info.name for name, _end in self._ends) <= patience
+        line = f' Its log {info.log_path}: "{found.line}".' if found.line else f" Its log: {info.log_path}."
+        return (NotYetError if heals else ServingError)(f"{began}{found.what}.{line} {found.advice.rstrip('.')}.")
 
 
 # --- its beginning and its end ---------------------------------------------------------------------------------------------------------

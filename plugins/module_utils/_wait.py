@@ -32,14 +32,15 @@ class Lap(t.NamedTuple):
 
 def laps(
     timeout_s: float,
-    pause_s: float,
+    pause_s: t.Union[float, t.Callable[[], float]],
     now: t.Callable[[], float] = time.monotonic,
     sleep: t.Callable[[float], None] = time.sleep,
     longest_pause_s: float = LONGEST_PAUSE_S,
 ) -> t.Iterator[Lap]:
     """Yield a lap at once, then one after each pause, the last when *timeout_s* have passed.
 
-    Pauses begin with *pause_s* and grow by half each time, up to *longest_pause_s* (or *pause_s*, when that is longer).
+    Pauses begin with *pause_s* and grow by half each time, up to *longest_pause_s* (or *pause_s*, when that is longer). A *pause_s* that
+    can be called is asked before each pause, which then does not grow; a *sleep* that ends early makes the next lap come early.
     Time that the looks take counts too.
     """
     start = now()
@@ -51,6 +52,9 @@ def laps(
         remaining = timeout_s - (now() - start)
         if remaining <= 0:
             return
+        if callable(pause_s):
+            sleep(min(pause_s(), remaining))
+            continue
         sleep(min(pause_s, remaining))
         pause_s = max(pause_s, min(pause_s * BACK_OFF, longest_pause_s))
 
@@ -64,7 +68,7 @@ class Waiter:
     def __init__(
         self,
         timeout_s: float,
-        pause_s: float,
+        pause_s: t.Union[float, t.Callable[[], float]],
         now: t.Callable[[], float] = time.monotonic,
         sleep: t.Callable[[float], None] = time.sleep,
         longest_pause_s: float = LONGEST_PAUSE_S,

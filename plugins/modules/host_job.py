@@ -25,7 +25,7 @@ attributes:
     description: What the command makes is unknown.
   idempotent:
     support: full
-    description: Nothing is run when O(creates) exists.
+    description: Nothing is run when all of O(creates) exist.
 options:
   title:
     description: What is made, as progress and messages call it.
@@ -37,14 +37,19 @@ options:
     elements: str
     required: true
   creates:
-    description: What is there when the command has been run. It fails when it does not make this.
-    type: path
+    description: What is there when the command has been run. It fails when it does not make all of this.
+    type: list
+    elements: path
     required: true
   chdir:
     description: Folder to run the command in.
     type: path
   environment:
     description: Environment variables of the command, beside those of the module.
+    type: dict
+    default: {}
+  secret_environment:
+    description: More environment variables of the command, with values that nobody shall see.
     type: dict
     default: {}
   log_path:
@@ -90,7 +95,7 @@ LINES_OF_FAILURE = 3
 
 def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.Any]:
     """Run the command when its result is missing. Raises ServingError when it fails."""
-    if os.path.exists(params["creates"]):
+    if all(map(os.path.exists, params["creates"])):
         return {"changed": False, "elapsed_seconds": 0.0}
     if check_mode:
         return {"changed": True, "elapsed_seconds": 0.0}
@@ -107,7 +112,7 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
             Child(
                 params["command"],
                 cwd=params["chdir"],
-                env={**os.environ, **{key: str(value) for key, value in params["environment"].items()}},
+                env={**os.environ, **{key: str(value) for key, value in {**params["environment"], **params["secret_environment"]}.items()}},
             ) as child,
         ):
             for line in child.lines():
@@ -122,8 +127,9 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
         raise ServingError(f"{title}: cannot run {params['command'][0]}: {exc.strerror}{where}") from exc
     if code != 0:
         raise ServingError(f"{title} could not be made (exit code {code}): {' | '.join(lines) or 'no output'}. The whole log: {log_path}")
-    if not os.path.exists(params["creates"]):
-        raise ServingError(f"{title}: the command succeeded, but did not make {params['creates']}. Its log: {log_path}")
+    missing = [path for path in params["creates"] if not os.path.exists(path)]
+    if missing:
+        raise ServingError(f"{title}: the command succeeded, but did not make {missing[0]}. Its log: {log_path}")
     return {"changed": True, "elapsed_seconds": round(time.monotonic() - begun, 1), "last_line": lines[-1] if lines else ""}
 
 
@@ -133,9 +139,10 @@ def main() -> None:
         argument_spec={
             "title": {"type": "str", "required": True},
             "command": {"type": "list", "elements": "str", "required": True},
-            "creates": {"type": "path", "required": True},
+            "creates": {"type": "list", "elements": "path", "required": True},
             "chdir": {"type": "path"},
             "environment": {"type": "dict", "default": {}},
+            "secret_environment": {"type": "dict", "default": {}, "no_log": True},
             "log_path": {"type": "path", "required": True},
             **PROGRESS_ARGS,
         },

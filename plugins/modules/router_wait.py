@@ -16,80 +16,58 @@ description:
     An engine can be Ready, and list its model, and still die of the first completion.
   - The router is reached by O(url), or, as O(service), by a port-forward that the module opens and closes itself; nothing has to be
     exposed, C(kubectl) is not needed.
-  - Refused connections, timeouts, the statuses 404, 429 and 5xx, and pods that are not ready may heal and are waited for. The module
-    fails at once on what does not - a refused API key (401, 403), a refused completion (400), and, with O(engine_deployment), a model that
-    the router does not list although it lists others and all engine pods have been ready for 30 seconds.
+  - Deployment, pods and events are watched, and the logs of engines that load are followed, so that a change is seen when it happens.
+    While engines load, the router is not asked.
+  - What waiting cannot mend ends the wait at once, with its cause, the decisive line of the log and what to do, also as RV(verdict) -
+    for example an image that does not exist, a flag that vLLM does not know, or a request that no node can satisfy.
+  - Refused connections, timeouts, the statuses 404, 429 and 5xx, an API server that is away, a hub that is busy, and pods that are not
+    ready may heal and are waited for.
+  - The module also fails on a refused API key (401, 403), a refused completion (400), and, with O(engine_deployment), a model that the
+    router does not list, or completions that fail alike, although all engine pods have been ready for 30 seconds. Two completions
+    that get no answer within O(request_timeout), while models are listed, are taken for an engine that hangs.
   - On a host, with O(supervised), a program that has ended, or that supervisord has given up, ends the wait, too; the message has the
     decisive line of its log.
-  - Where O(engine_deployment) is given, these three are judged only when its rollout is over, because pods of before may still answer.
-extends_documentation_fragment: [llmops.serving.kubernetes, llmops.serving.progress]
+  - Where O(engine_deployment) is given, what the router says is judged only when the rollout is over, because pods of before may still
+    answer.
+extends_documentation_fragment: [llmops.serving.kubernetes, llmops.serving.progress, llmops.serving.reach]
 attributes:
   check_mode:
     support: full
-    description: Looks once and never fails; RV(ready) says what was found.
+    description: Looks once, patches nothing and never fails; RV(ready) says what was found.
   diff_mode:
     support: none
     description: There is nothing to compare, the module changes nothing.
   idempotent:
     support: full
-    description: The module changes nothing. Each look makes the model write at most O(max_tokens) tokens.
+    description: >-
+      The module changes nothing, but the label that hides a new pod where O(held) is true. Each completion has at most O(max_tokens)
+      tokens.
 options:
   model:
     description: Name of the model, as requests have it and as C(GET /v1/models) lists it.
     type: str
     required: true
-  url:
-    description:
-      - URL of the router or engine, without C(/v1).
-      - Exactly one of O(url) and O(service) is needed.
-    type: str
-  service:
-    description: The Kubernetes Service of the router. A port-forward goes to the newest of its pods that is ready.
-    type: dict
-    suboptions:
-      namespace:
-        description: Namespace of the Service.
-        type: str
-        required: true
-      name:
-        description: Name of the Service.
-        type: str
-        required: true
-      port:
-        description: Port of the Service.
-        type: int
-        default: 8000
-  api_key:
-    description:
-      - API key of the router.
-      - At most one of O(api_key), O(api_key_secret) and O(api_key_file) can be given. Without them, requests carry no key.
-    type: str
-  api_key_file:
-    description: File that holds the API key, where the module runs. It is read there, so that the key never passes through Ansible.
-    type: path
+  aliases:
+    description: Further names that have to be listed, too.
+    type: list
+    elements: str
+    default: []
     version_added: "0.2.0"
-  api_key_secret:
-    description: Where the API key is kept in the cluster. The module reads it there, so that the key never passes through Ansible.
-    type: dict
-    suboptions:
-      namespace:
-        description: Namespace of the Secret.
-        type: str
-        required: true
-      name:
-        description: Name of the Secret.
-        type: str
-        required: true
-      key:
-        description: Which entry of the Secret's data.
-        type: str
-        required: true
   engine_deployment:
     description:
       - Deployment of the engines, in the namespace of O(service).
       - With it, its rollout has to be over before a completion is asked for, so that an engine of before is not taken for a new one, and
         messages tell what is wrong with engines that are not ready.
     type: str
+  held:
+    description:
+      - The rollout of O(engine_deployment) is held by C(minReadySeconds), so that new engines come up beside those of before.
+      - Ready means that all pods of the newest version are ready, and that the newest of them has answered a completion, asked directly and
+        not through the router.
+      - New pods that are not ready yet get the label C(serving.llmops/routed=false), which keeps them out of the routers' sight.
+    type: bool
+    default: false
+    version_added: "0.2.0"
   supervised:
     description: Engine and router on a host, as M(llmops.serving.supervisor_apply) keeps them running.
     type: dict
@@ -114,10 +92,10 @@ options:
     default: 600
   wait_sleep:
     description:
-      - Seconds between the first look and the second. Later pauses grow by half each, up to ten seconds.
-      - With O(supervised) they do not grow; a look at one's own machine costs little.
+      - Seconds between two looks at the router. A change that is watched is looked at when it happens.
+      - While engines load, the router is not asked.
     type: float
-    default: 1
+    default: 0.5
   request_timeout:
     description: Seconds after which one HTTP request is given up. Shortened to what is left of O(wait_timeout), but not below one second.
     type: float
@@ -127,15 +105,6 @@ options:
     type: int
     choices: [1, 2, 3, 4, 5, 6, 7, 8]
     default: 8
-  validate_certs:
-    description: Whether the certificate of an HTTPS O(url) has to be valid.
-    type: bool
-    default: true
-  ca_path:
-    description: File with the certificates of the authorities to trust for an HTTPS O(url). Without it, those of the system.
-    type: path
-notes:
-  - With O(url) and without O(api_key_secret), no Python package beside Ansible's own is needed, and the module can run on any host.
 """
 
 EXAMPLES = r"""
@@ -157,6 +126,19 @@ EXAMPLES = r"""
     model: smoke
     url: http://127.0.0.1:8000
     api_key: "{{ vllm_api_key }}"
+
+- name: Wait for new engines that come up beside those of before
+  llmops.serving.router_wait:
+    model: gpt-oss-120b
+    service:
+      namespace: chatbot
+      name: vllm-router
+    api_key_secret:
+      namespace: chatbot
+      name: vllm-api-key
+      key: api-key
+    engine_deployment: vllm-backend
+    held: true
 
 - name: See whether the model answers at this moment
   llmops.serving.router_wait:
@@ -216,36 +198,130 @@ last_error:
   description: Why the last look did not find the model ready. Empty when it did.
   returned: always
   type: str
-  sample: the router lists no model; 0 of 1 engine pods are ready
+  sample: the router lists no model; 1 of 1 engine pods are ready
+phases:
+  description: The phases that were seen, in their order.
+  returned: always
+  type: list
+  elements: dict
+  version_added: "0.2.0"
+  contains:
+    name:
+      description: >-
+        V(absent), V(unscheduled), V(scheduled), V(pulling), V(starting), V(again) after an end, V(weights), V(loading), V(compiling),
+        V(serving), V(engine) for one that is ready, V(router) when the router lists the model, or V(ready).
+      type: str
+    seconds:
+      description: How long it took.
+      type: float
+  sample:
+    - {name: loading, seconds: 61.2}
+    - {name: compiling, seconds: 20.5}
+    - {name: engine, seconds: 1.1}
+    - {name: router, seconds: 0.4}
+    - {name: ready, seconds: 0.0}
+verdict:
+  description: What is wrong, where a cause was found.
+  returned: when the model is not ready and a cause was found
+  type: dict
+  version_added: "0.2.0"
+  contains:
+    cause:
+      description: A stable word.
+      type: str
+    what:
+      description: What is wrong.
+      type: str
+    where:
+      description: The object that shows it.
+      type: str
+    since:
+      description: Since when, in RFC 3339. Empty when nobody knows.
+      type: str
+    log:
+      description: The decisive line of the log. Empty when there is none.
+      type: str
+    advice:
+      description: What to do.
+      type: str
+  sample:
+    cause: image-not-found
+    what: the image registry.example.com/vllm:9 does not exist
+    where: container vllm of pod vllm-backend-6d6489b798-q85kg
+    since: "2026-11-21T09:13:34Z"
+    log: ""
+    advice: Set vllm_image to an image that exists
 """
 
-import base64
-import binascii
 import contextlib
 import os
-import shlex
+import re
 import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.llmops.serving.plugins.module_utils._diagnosis import Surroundings, Verdict, View, diagnose, log_cause
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import (
     KUBERNETES_ARGS,
     Kube,
     KubeError,
     Object,
+    container_states,
     is_ready,
     selector_text,
 )
+from ansible_collections.llmops.serving.plugins.module_utils._logs import START_MARK, tail
 from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIClient, OpenAIError
+from ansible_collections.llmops.serving.plugins.module_utils._phases import (
+    ABSENT,
+    ENGINE_READY,
+    FOUND,
+    READY,
+    STARTING,
+    Course,
+    Phase,
+    phase_of_line,
+    phase_of_log,
+    phase_of_pod,
+    slowest,
+)
 from ansible_collections.llmops.serving.plugins.module_utils._progress import PROGRESS_ARGS, Progress
-from ansible_collections.llmops.serving.plugins.module_utils._rollout import pod_trouble, rollout_pending
+from ansible_collections.llmops.serving.plugins.module_utils._reach import (
+    REACH_ARGS,
+    REACH_MUTUALLY_EXCLUSIVE,
+    REACH_REQUIRED_ONE_OF,
+    Reach,
+    first_trouble,
+)
+from ansible_collections.llmops.serving.plugins.module_utils._rollout import rollout_pending
 from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Supervisor, Watch
-from ansible_collections.llmops.serving.plugins.module_utils._wait import LONGEST_PAUSE_S, Lap, NotYetError, Waiter
+from ansible_collections.llmops.serving.plugins.module_utils._switch import hide_new, newest
+from ansible_collections.llmops.serving.plugins.module_utils._wait import Lap, NotYetError, Waiter
+from ansible_collections.llmops.serving.plugins.module_utils._watch import EndedLogs, Items, Live, Still, look_around
 
-UNLISTED_GRACE_S = 30.0
+# So long, what the router says of ready engines may still change by itself.
+GRACE_S = 30.0
+# So long, an API server that has never answered may be about to start.
+API_GRACE_S = 30.0
+# While engines load, something that changes wakes the wait; a look so often finds what only time decides.
+LOADING_PAUSE_S = 5.0
 SHORTEST_REQUEST_S = 1.0
+# A list of models is at hand at once; what takes longer is better asked again.
+MODELS_S = 5.0
+HANGS = 2
+AROUND_S = 30.0
 GREETING = [{"role": "user", "content": "Say hello."}]
+
+Scene = t.Union[Live, Still]
+
+
+class StuckError(ServingError):
+    """Waiting cannot mend it; ``verdict`` says what it is."""
+
+    def __init__(self, verdict: Verdict, now: float) -> None:
+        super().__init__(verdict.text(now))
+        self.verdict = verdict
 
 
 class Engines(t.NamedTuple):
@@ -255,118 +331,317 @@ class Engines(t.NamedTuple):
     wanted: int
     pending: str
     settled: bool
+    trouble: str = ""
 
     @classmethod
     def seen(cls, deployment: Object, pods: t.Iterable[Object]) -> Engines:
         """Judge *deployment* and those of *pods* that have not ended."""
-        running = [pod for pod in pods if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
-        ready = sum(map(is_ready, running))
-        wanted = deployment["spec"].get("replicas", 1)
+        running = _running(pods)
+        ready, wanted = sum(map(is_ready, running)), deployment["spec"].get("replicas", 1)
         pending = rollout_pending(deployment) or ("" if ready >= wanted else "an engine is not ready")
-        trouble = first_trouble(running)
-        return cls(
-            ready, wanted, f"{pending} ({trouble})" if pending and trouble else pending, settled=not pending and ready == len(running)
-        )
+        return cls(ready, wanted, pending, settled=not pending and ready == len(running))
+
+    @classmethod
+    def held(cls, deployment: Object, new: t.Iterable[Object]) -> Engines:
+        """Judge the *new* pods of a *deployment* whose rollout is held: those of before stay, and do not count."""
+        running = _running(new)
+        ready, wanted = sum(map(is_ready, running)), deployment["spec"].get("replicas", 1)
+        pending = ""
+        if not _is_taken_up(deployment):
+            pending = rollout_pending(deployment)
+        elif len(running) < wanted:
+            pending = f"{len(running)} of {wanted} new pods made"
+        elif ready < wanted:
+            pending = "an engine is not ready"
+        return cls(ready, wanted, pending, settled=not pending)
 
     def __str__(self) -> str:
         """Tell the count, and what is missing."""
-        return f"{self.ready} of {self.wanted} engine pods are ready" + (f": {self.pending}" if self.pending else "")
+        missing = f": {self.pending}" + (f" ({self.trouble})" if self.trouble else "") if self.pending else ""
+        return f"{self.ready} of {self.wanted} engine pods are ready{missing}"
 
 
-def first_trouble(pods: t.Iterable[Object]) -> str:
-    """Return the name of the first pod that is not ready, and why, in the cluster's own words; empty when all are."""
-    return next((f"{pod['metadata']['name']}: {trouble}" for pod in pods for trouble in [pod_trouble(pod)] if trouble), "")
+def _running(pods: t.Iterable[Object]) -> list[Object]:
+    return [pod for pod in pods if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
+
+
+def _is_taken_up(deployment: Object) -> bool:
+    """Whether the cluster has seen the last change of *deployment*, so that what is there belongs to it."""
+    return bool((deployment.get("status") or {}).get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0))
+
+
+class Stack:
+    """Engines and router pods in the cluster, as they are seen in each look.
+
+    ``engines``, ``new`` (the engines' newest pods), ``phase`` and ``verdict`` (what may still heal) are those of the last look.
+    """
+
+    def __init__(self, params: t.Mapping[str, t.Any], scene: Scene, kube: t.Callable[[], Kube], wall: t.Callable[[], float]) -> None:
+        self.params = params
+        self.scene = scene
+        self.engines: t.Optional[Engines] = None
+        self.deployment: t.Optional[Object] = None
+        self.new: list[Object] = []
+        self.phase: t.Optional[Phase] = None
+        self.verdict: t.Optional[Verdict] = None
+        self.routers: t.Optional[frozenset[str]] = None
+        self._kube = kube
+        self._wall = wall
+        self._collections: dict[str, Items] = {}
+        self._ended_logs = EndedLogs()
+        self._service: t.Optional[Object] = None
+        self._around: t.Optional[tuple[float, Surroundings]] = None
+
+    @property
+    def namespace(self) -> str:
+        """The namespace of the Service, in which the engines are, too."""
+        return str(self.params["service"]["namespace"])
+
+    def look(self, kubectl: str, hide: bool) -> None:
+        """See engines and router pods. Raises ServingError for what waiting cannot mend; with *hide*, new pods are hidden first."""
+        self.engines, self.phase, self.verdict = None, None, None
+        verdicts = [] if not self.params["engine_deployment"] else self._look_at_engines(kubectl, hide)
+        verdicts += self._look_at_routers()
+        verdicts.sort(key=lambda verdict: not verdict.certain)
+        if verdicts and verdicts[0].certain:
+            raise StuckError(verdicts[0], self._wall())
+        self.verdict = verdicts[0] if verdicts else None
+
+    def _look_at_engines(self, kubectl: str, hide: bool) -> list[Verdict]:
+        name = self.params["engine_deployment"]
+        self.deployment = next(iter(self._items("deployments", "/apis/apps/v1", "", f"metadata.name={name}")), None)
+        if self.deployment is None:
+            raise ServingError(f"There is no Deployment {name} in namespace {self.namespace}. Look: {kubectl} get deployments")
+        selector = selector_text(self.deployment["spec"]["selector"]["matchLabels"])
+        pods = self._items("pods", "/api/v1", selector)
+        self.new = self._newest(self.deployment, selector, pods)
+        if hide and _is_taken_up(self.deployment):
+            hide_new(self._kube(), self.namespace, self.deployment, pods)
+        held = self.params["held"]
+        self.engines = Engines.held(self.deployment, self.new) if held else Engines.seen(self.deployment, pods)
+        if not self.engines.pending:
+            self.phase = ENGINE_READY._replace(text="the new engine is ready, and is asked directly") if held else ENGINE_READY
+            self.scene.forget_logs(())
+            return []
+        self.phase = self._phase(len(pods))
+        self.engines = self.engines._replace(trouble=first_trouble(_running(self.new if held else pods)))
+        # what the cluster has not taken up yet is not to be judged by what was before
+        return self._diagnosed(self.deployment, self.new) if _is_taken_up(self.deployment) else []
+
+    def _newest(self, deployment: Object, selector: str, pods: list[Object]) -> list[Object]:
+        """Return the pods of the newest version, all of them where nobody may see which that is."""
+        try:
+            replica_sets = self._items("replicasets", "/apis/apps/v1", selector)
+        except KubeError as exc:
+            if exc.status != 403 or self.params["held"]:
+                raise
+            return pods
+        return newest(deployment, replica_sets, pods)[0]
+
+    def _phase(self, number: int) -> Phase:
+        """Return how far the slowest of the new engines is."""
+        coming = [pod for pod in _running(self.new) if not pod["metadata"].get("deletionTimestamp")]
+        if not coming:
+            return ABSENT._replace(text=f"{number} engine pods of before end") if number else ABSENT
+        self.scene.forget_logs({pod["metadata"]["name"] for pod in coming if not is_ready(pod)})
+        events = self._events()
+
+        def phase_of(pod: Object) -> Phase:
+            return phase_of_pod(pod, events, lambda container: self._log(pod, container, False))
+
+        phase = slowest(map(phase_of, coming))
+        wanted = self.engines.wanted if self.engines else 1
+        return phase if wanted == 1 else phase._replace(text=f"{phase.text} ({sum(map(is_ready, coming))} of {wanted} engines ready)")
+
+    def _look_at_routers(self) -> list[Verdict]:
+        """See the pods of the Service; what is wrong with them counts while none of them is ready."""
+        if self._service is None:
+            self._service = self._kube().get(f"/api/v1/namespaces/{self.namespace}/services/{self.params['service']['name']}")
+        selector = ((self._service or {}).get("spec") or {}).get("selector")
+        if not selector:
+            return []  # whoever asks the router tells what is wrong with its Service
+        pods = self._items("pods", "/api/v1", selector_text(selector))
+        self.routers = frozenset(pod["metadata"]["name"] for pod in pods if is_ready(pod))
+        return [] if self.routers else self._diagnosed(None, pods)
+
+    def _diagnosed(self, deployment: t.Optional[Object], pods: list[Object]) -> list[Verdict]:
+        by_name = {pod["metadata"]["name"]: pod for pod in pods}
+
+        def log_of(pod: str, container: str, previous: bool) -> str:
+            return self._log(by_name[pod], container, previous) if pod in by_name else ""
+
+        unscheduled = [pod for pod in pods if not (pod.get("spec") or {}).get("nodeName")]
+        view = View(
+            deployment=deployment,
+            pods=pods,
+            events=self._events(),
+            claims=self._claims(unscheduled) if unscheduled else (),
+            log_of=log_of,
+            surroundings=self._surroundings,
+        )
+        return list(diagnose(view, self._wall()))
+
+    def _log(self, pod: Object, container: str, previous: bool) -> str:
+        """Return the end of a container's log: followed while it runs, read once when it has ended."""
+        found = next((status for status in container_states(pod) if status["name"] == container), {})
+        run, state = found.get("restartCount"), found.get("state") or {}
+        if "running" in state and not previous:
+            return self.scene.log(self.namespace, pod["metadata"]["name"], container, run)
+        return self._ended_logs.read(self._kube(), self.namespace, pod, container, (run, "terminated" in state), previous)
+
+    def _claims(self, pods: list[Object]) -> list[Object]:
+        volumes = [volume for pod in pods for volume in pod["spec"].get("volumes") or []]
+        names = {volume["persistentVolumeClaim"]["claimName"] for volume in volumes if volume.get("persistentVolumeClaim")}
+        return [claim for claim in self._seen("persistentvolumeclaims") if claim["metadata"]["name"] in names] if names else []
+
+    def _events(self) -> list[Object]:
+        return self._seen("events")
+
+    def _seen(self, kind: str) -> list[Object]:
+        """Return the objects of *kind* as far as they may be seen."""
+        try:
+            return self._items(kind, "/api/v1")
+        except KubeError as exc:
+            if exc.status == 403:
+                return []
+            raise
+
+    def _surroundings(self) -> Surroundings:
+        if self._around is None or self._wall() - self._around[0] > AROUND_S:
+            self._around = (self._wall(), look_around(self._kube()))
+        return self._around[1]
+
+    def _items(self, kind: str, group: str, label_selector: str = "", field_selector: str = "") -> list[Object]:
+        key = f"{kind} {label_selector}"
+        if key not in self._collections:
+            path = f"{group}/namespaces/{self.namespace}/{kind}"
+            self._collections[key] = self.scene.collection(path, label_selector, field_selector)
+        return self._collections[key].items()
 
 
 class Router:
-    """Looks whether the model answers. ``models`` and ``engines`` are those of the last look."""
+    """Looks whether the model answers. ``models``, ``phase`` and ``verdict`` are those of the last look."""
 
-    def __init__(self, params: t.Mapping[str, t.Any], once: bool, connect: t.Callable[..., Kube]) -> None:
+    def __init__(
+        self,
+        params: t.Mapping[str, t.Any],
+        once: bool,
+        scene: Scene,
+        kube: t.Callable[[], Kube],
+        progress: Progress,
+        now: t.Callable[[], float] = time.monotonic,
+        wall: t.Callable[[], float] = time.time,
+    ) -> None:
         self.params = params
         self.once = once
+        self._progress = progress
         self.models: list[str] = []
-        self.engines: t.Optional[Engines] = None
-        self._connect = connect
-        self._kube: t.Optional[Kube] = None
-        self._service: t.Optional[Object] = None
-        self._api_key: t.Optional[str] = params["api_key"]
-        self._settled_since_s: t.Optional[float] = None
+        self.phase: t.Optional[Phase] = None
+        self.course = Course(now)
+        self.stack = Stack(params, scene, kube, wall)
+        self.reach = Reach(params, kube)
+        self._asked = self.reach
+        self._wall = wall
+        self._kube = kube
         self._watch: t.Optional[Watch] = None
+        self._opened = contextlib.ExitStack()
+        self._client: t.Optional[OpenAIClient] = None
+        self._leads_to: object = None
+        self._unconnected = ""
+        self._api_answered = False
+        self._settled_since_s: t.Optional[float] = None
+        self._refused: t.Optional[tuple[str, float]] = None
+        self._hangs = 0
 
     @property
-    def endpoint(self) -> str:
-        """Where the router is, as people call it."""
-        service = self.params["service"]
-        return f"service {service['namespace']}/{service['name']}:{service['port']}" if service else str(self.params["url"])
+    def engines(self) -> t.Optional[Engines]:
+        """The engines of the last look; None when nobody asked for them, or they could not be seen."""
+        return self.stack.engines
 
     @property
-    def kube(self) -> Kube:
-        """The cluster, connected at first use: a URL needs none."""
-        if self._kube is None:
-            self._kube = self._connect(self.params["kubeconfig"], self.params["context"])
-        return self._kube
+    def verdict(self) -> t.Optional[Verdict]:
+        """What was found wrong in the last look, and may heal."""
+        return self.stack.verdict
+
+    @property
+    def pause_s(self) -> float:
+        """How long to wait for something to change before the next look."""
+        return LOADING_PAUSE_S if self.engines and self.engines.pending else float(self.params["wait_sleep"])
+
+    def close(self) -> None:
+        """Close the port-forward."""
+        self._client = None
+        self._opened.close()
 
     def look(self, lap: Lap) -> Completion:
         """Return the completion that came back. Raises NotYetError for what may heal, another ServingError for what does not."""
-        self.models, self.engines = [], None
+        self.models, self.phase = [], None
+        self.stack.engines = self.stack.verdict = None
         try:
             return self._look(lap)
         except NotYetError as exc:
             cause = str(exc)
         except KubeError as exc:
-            unreachable = exc.status == 0 and lap.attempt > 1
-            if not (unreachable or exc.status == 429 or exc.status >= 500):
+            if not self._heals(exc, lap):
                 raise
             cause = str(exc)
+        if self.verdict:
+            cause = self.verdict.text(self._wall())
+            if self.engines:
+                self.stack.engines = self.engines._replace(trouble="")
         raise NotYetError(cause if self.engines is None else f"{cause.rstrip('.')}; {self.engines}")
 
-    def _look(self, lap: Lap) -> Completion:
-        settled = self._look_at_engines(lap)
-        self._look_at_programs()
-        request_timeout_s = self.params["request_timeout"]
-        if not self.once:
-            request_timeout_s = min(request_timeout_s, max(lap.remaining_s, SHORTEST_REQUEST_S))
-        api_key = self._read_api_key()
-        with self._reach() as url:
-            client = OpenAIClient(
-                url,
-                api_key,
-                request_timeout_s,
-                name=self.endpoint,
-                validate_certs=self.params["validate_certs"],
-                ca_path=self.params["ca_path"],
-                use_proxy=self.params["service"] is None,
-            )
-            try:
-                self.models = client.models()
-                self._judge_models(lap)
-                if self.engines and self.engines.pending:
-                    raise NotYetError("the rollout of the engines is not over")
-                return self._complete(client, settled)
-            except OpenAIError as exc:
-                if exc.status in (401, 403) and settled:
-                    raise ServingError(f"{self._key_hint()} {exc}") from exc
-                if self.params["supervised"] and "Connection refused" in str(exc):
-                    # its router listens only when the engine has answered, so this is how every start looks
-                    raise NotYetError(f"the engine is loading; nobody answers at {url} yet") from exc
-                raise NotYetError(str(exc)) from exc
+    def _enter(self, phase: t.Optional[Phase]) -> None:
+        self.phase = phase
+        if phase:
+            self.course.enter(phase)
 
-    def _look_at_engines(self, lap: Lap) -> bool:
+    def _heals(self, exc: KubeError, lap: Lap) -> bool:
+        """Whether the API server may give another answer by and by."""
+        if exc.status == 0:
+            distrusted = "CERTIFICATE_VERIFY_FAILED" in str(exc)
+            return not distrusted and (self.once or self._api_answered or lap.elapsed_s < API_GRACE_S)
+        self._api_answered = True
+        return exc.status == 429 or exc.status >= 500
+
+    def _look(self, lap: Lap) -> Completion:
+        self._look_at_programs()
+        if self.params["service"]:
+            try:
+                self.stack.look(self.reach.kubectl(), hide=self.params["held"] and not self.once)
+            finally:
+                self._enter(self.stack.phase)
+            self._api_answered = True
+        if self._watch:
+            self._enter(self._phase_of_programs())
+        settled = self._settle(lap)
+        client = self._connected(lap)
+        if self.engines and self.engines.pending:
+            raise NotYetError("the rollout of the engines is not over")
+        if client is None:
+            raise NotYetError(self._unconnected)
+        try:
+            return self._ask(client, lap, settled)
+        except OpenAIError as exc:
+            if exc.status == 0:
+                self.close()
+            if exc.status in (401, 403) and settled:
+                raise ServingError(f"{self.reach.key_hint()} {exc}") from exc
+            if self.params["supervised"] and "Connection refused" in str(exc):
+                # its router listens only when the engine has answered, so this is how every start looks
+                raise NotYetError(f"the engine is loading; nobody answers at {client.base_url} yet") from exc
+            raise NotYetError(str(exc)) from exc
+
+    def _settle(self, lap: Lap) -> bool:
         """Return whether what the router says now holds: no rollout goes on, as far as is known."""
-        name = self.params["engine_deployment"]
-        if not name:
+        if not self.params["engine_deployment"]:
             return True
-        namespace = self.params["service"]["namespace"]
-        deployment = self.kube.get(f"/apis/apps/v1/namespaces/{namespace}/deployments/{name}")
-        if deployment is None:
-            raise ServingError(f"There is no Deployment {name} in namespace {namespace}. Look: {self._kubectl()} get deployments")
-        selector = selector_text(deployment["spec"]["selector"]["matchLabels"])
-        self.engines = Engines.seen(deployment, self.kube.list(f"/api/v1/namespaces/{namespace}/pods", selector))
-        if not self.engines.settled:
-            self._settled_since_s = None
+        settled = self.engines is not None and self.engines.settled
+        if not settled:
+            self._settled_since_s, self._refused, self._hangs = None, None, 0
         elif self._settled_since_s is None:
             self._settled_since_s = lap.elapsed_s
-        return self.engines.settled
+        return settled
 
     def _look_at_programs(self) -> None:
         """Raise ServingError when a program has ended, or is started again and again."""
@@ -377,131 +652,152 @@ class Router:
             self._watch = Watch(Supervisor(os.path.join(supervised["state_dir"], "supervisord.sock")), "the model answered")
         self._watch.look(supervised["programs"])
 
+    def _phase_of_programs(self) -> Phase:
+        """Return how far the engine on this host is, by its log."""
+        return phase_of_log(self._log_of_program()) or STARTING
+
+    def _log_of_program(self) -> str:
+        """Return the log of the engine on this host since its last start; empty where there is none."""
+        name = self.params["supervised"]["programs"][0] if self.params["supervised"] else ""
+        info = self._watch.infos.get(name) if self._watch else None
+        return tail(info.log_path).rpartition(START_MARK)[2] if info else ""
+
+    # The router, or in a held rollout the newest engine
+
+    def _connected(self, lap: Lap) -> t.Optional[OpenAIClient]:
+        """Return the client of before or, where that leads to nothing any more, a new one; None when no pod is ready to be asked."""
+        leads_to: object = self.stack.routers
+        if self.params["held"]:
+            leads_to = frozenset(pod["metadata"]["name"] for pod in self.stack.new if is_ready(pod))
+        if self._client is not None and leads_to != self._leads_to:
+            self.close()
+        if self._client is None and (lap.attempt == 1 or not (self.engines and self.engines.pending)):
+            if self.params["held"]:
+                self._asked = Reach(self._past_the_router(), self._kube)
+            self._unconnected = ""
+            try:
+                # also in the first look, when nobody can be asked yet: a missing Secret is told at once
+                self._client = self._opened.enter_context(self._asked.client(self.params["request_timeout"]))
+            except NotYetError as exc:
+                self._unconnected = str(exc)
+            self._leads_to = leads_to
+        return self._client
+
+    def _past_the_router(self) -> dict[str, t.Any]:
+        """Return the options that lead to the newest engines."""
+        deployment, pod = self.stack.deployment or {}, next(iter(self.stack.new), {})
+        labels = dict(deployment["spec"]["selector"]["matchLabels"])
+        version = ((pod.get("metadata") or {}).get("labels") or {}).get("pod-template-hash", "none-yet")
+        spec = pod.get("spec") or deployment["spec"]["template"]["spec"]
+        ports = [port["containerPort"] for container in spec["containers"] for port in container.get("ports") or []]
+        pods = {
+            "namespace": self.stack.namespace,
+            "label_selector": selector_text({**labels, "pod-template-hash": version}),
+            "port": ports[0] if ports else 8000,
+        }
+        return {**self.params, "url": None, "service": None, "pods": pods}
+
+    def _ask(self, client: OpenAIClient, lap: Lap, settled: bool) -> Completion:
+        longest_s = self.params["request_timeout"]
+        if not self.once:
+            longest_s = min(longest_s, max(lap.remaining_s, SHORTEST_REQUEST_S))
+        client.timeout_s = longest_s if self.once else min(longest_s, MODELS_S)
+        self.models = client.models()
+        self._judge_models(lap)
+        self._enter(FOUND._replace(text="the new engine lists the model") if self.params["held"] else FOUND)
+        self._progress.tell(FOUND.name, f"{self.params['model']}: {self.phase.text if self.phase else ''}")
+        client.timeout_s = longest_s
+        completion = self._complete(client, lap, settled)
+        if completion.is_empty:
+            raise NotYetError("the completion came back empty")
+        self._enter(READY)
+        return completion
+
     def _judge_models(self, lap: Lap) -> None:
-        model = self.params["model"]
-        if model in self.models:
+        missing = [name for name in (self.params["model"], *self.params["aliases"]) if name not in self.models]
+        if not missing:
             return
-        if not self.models:
-            raise NotYetError("the router lists no model")
-        found = f"the router lists {', '.join(self.models)}, not {model}{did_you_mean(model, self.models)}"
-        if self._settled_since_s is not None and lap.elapsed_s - self._settled_since_s >= UNLISTED_GRACE_S:
-            raise ServingError(
-                f"{found[0].upper()}{found[1:]}, although all engine pods have been ready for {UNLISTED_GRACE_S:g} s. "
-                "Ask for a model that is listed, or serve this one under its name (--served-model-name of the engines)."
-            )
+        whoever = "the engine" if self.params["held"] else "the router"
+        if self.models:
+            found = f"{whoever} lists {', '.join(self.models)}, not {missing[0]}{did_you_mean(missing[0], self.models)}"
+            advice = "Ask for a model that is listed, or serve this one under its name (--served-model-name of the engines)"
+        else:
+            found = f"{whoever} lists no model"
+            advice = f"See why it finds no engine. {self._asked.where_to_look()}"
+        if self._settled_since_s is not None and lap.elapsed_s - self._settled_since_s >= GRACE_S:
+            self._give_up("model-not-listed", f"{found}, although all engine pods have been ready for {GRACE_S:g} s", "", advice, GRACE_S)
         raise NotYetError(found)
 
-    def _complete(self, client: OpenAIClient, settled: bool) -> Completion:
+    def _complete(self, client: OpenAIClient, lap: Lap, settled: bool) -> Completion:
         try:
             completion = client.chat(self.params["model"], GREETING, max_tokens=self.params["max_tokens"], stream=True, temperature=0)
         except OpenAIError as exc:
             if exc.status == 400 and settled:
                 raise ServingError(f"The model is listed, but refuses a plain completion: {exc}. {self._where_to_look()}") from exc
+            self._judge_failure(exc, client, lap, settled)
             raise
-        if completion.is_empty:
-            raise NotYetError("the completion came back empty")
+        self._refused, self._hangs = None, 0
         return completion
 
-    @contextlib.contextmanager
-    def _reach(self) -> t.Iterator[str]:
-        """Give the URL of the router while the block runs."""
-        service = self.params["service"]
-        if not service:
-            yield self.params["url"]
-            return
-        pod, port = self._router_pod(service["namespace"], service["name"], service["port"])
-        with self.kube.port_forward(service["namespace"], pod, port) as url:
-            yield url
+    def _judge_failure(self, exc: OpenAIError, client: OpenAIClient, lap: Lap, settled: bool) -> None:
+        """Raise StuckError for a completion that fails in the same way for too long, though engines are there to answer it."""
+        known = settled and bool(self.params["engine_deployment"] or self.params["supervised"])
+        if exc.status == 500 and known:
+            words = re.sub(r"[0-9a-f-]{8,}|\d+", "#", str(exc))
+            if self._refused is None or self._refused[0] != words:
+                self._refused = (words, lap.elapsed_s)
+            elif lap.elapsed_s - self._refused[1] >= GRACE_S:
+                lasted = lap.elapsed_s - self._refused[1]
+                what = f"the model is listed, but each completion has failed for {GRACE_S:g} s, while the engines stay ready: {exc}"
+                self._give_up("completion-fails", what, self._log_of_engine(), self._where_to_look(), lasted)
+        else:
+            self._refused = None
+        if exc.status == 0 and "no whole answer within" in str(exc) and settled:
+            self._hangs += client.timeout_s >= self.params["request_timeout"]
+            if self._hangs >= HANGS:
+                what = (
+                    f"the model is listed, but {HANGS} completions of {self.params['max_tokens']} tokens got no whole answer "
+                    f"within {client.timeout_s:g} s: the engine hangs"
+                )
+                advice = f"Restart the engine, or give request_timeout if it is that slow. {self._where_to_look()}"
+                self._give_up("engine-hangs", what, self._log_of_engine(), advice, HANGS * client.timeout_s)
+        else:
+            self._hangs = 0
 
-    def _router_pod(self, namespace: str, name: str, port: int) -> tuple[str, int]:
-        """Return the newest ready pod of the Service, and its port behind *port* of the Service."""
-        if self._service is None:
-            self._service = self.kube.get(f"/api/v1/namespaces/{namespace}/services/{name}")
-            if self._service is None:
-                raise ServingError(f"There is no Service {name} in namespace {namespace}. Look: {self._kubectl()} get services")
-        selector = self._service["spec"].get("selector")
-        if not selector:
-            raise ServingError(f"The Service {namespace}/{name} selects no pods, so there is nothing to forward a port to. Give a url.")
-        ports = {entry["port"]: entry.get("targetPort") or entry["port"] for entry in self._service["spec"].get("ports") or []}
-        if port not in ports:
-            raise ServingError(f"The Service {namespace}/{name} has no port {port}, but {', '.join(map(str, sorted(ports)))}.")
-        pods = list(self.kube.list(f"/api/v1/namespaces/{namespace}/pods", selector_text(selector)))
-        ready = sorted(filter(is_ready, pods), key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
-        if not ready:
-            trouble = first_trouble(pods) or f"there is none of {namespace}/{name}"
-            raise NotYetError(f"no router pod is ready ({trouble})")
-        return ready[-1]["metadata"]["name"], _container_port(ready[-1], ports[port])
+    def _give_up(self, cause: str, what: str, log: str, advice: str, lasted_s: float) -> t.NoReturn:
+        found = log_cause(log) if log else None
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._wall() - lasted_s))
+        line = found.line if found else ""
+        raise StuckError(Verdict(cause, what, self._asked.endpoint, since, line, advice, certain=True), self._wall())
 
-    def _read_api_key(self) -> t.Optional[str]:
-        """Return the key, read from its Secret or its file once."""
-        path = self.params["api_key_file"]
-        if self._api_key is None and path:
-            try:
-                with open(path, encoding="utf-8") as file:
-                    self._api_key = file.read().strip()
-            except OSError as exc:
-                raise ServingError(f"Cannot read the API key from {path}: {exc.strerror}. Install again: make install-chat") from exc
-        secret = self.params["api_key_secret"]
-        if self._api_key is None and secret:
-            name = f"{secret['namespace']}/{secret['name']}"
-            found = self.kube.get(f"/api/v1/namespaces/{secret['namespace']}/secrets/{secret['name']}")
-            if found is None:
-                raise ServingError(f"There is no Secret {name} to read the API key from.")
-            data = found.get("data") or {}
-            if not data.get(secret["key"]):
-                raise ServingError(f"The Secret {name} has no {secret['key']}; it has: {', '.join(sorted(data)) or 'nothing'}.")
-            try:
-                self._api_key = base64.b64decode(data[secret["key"]]).decode()
-            except (binascii.Error, UnicodeDecodeError):
-                raise ServingError(f"{secret['key']} of the Secret {name} is not text, so it cannot be an API key.") from None
-        return self._api_key
-
-    def _key_hint(self) -> str:
-        secret = self.params["api_key_secret"]
-        if secret:
-            return (
-                f"The API key in {secret['key']} of the Secret {secret['namespace']}/{secret['name']} is not the one that the engines use; "
-                "restart the engines if it was changed since they started."
-            )
-        if self.params["api_key_file"]:
-            return f"The API key in {self.params['api_key_file']} is not the one that the engine uses; restart it: make install-chat"
-        if self._api_key:
-            return "The API key is not the one that the engines use. Give theirs."
-        return "The engines want an API key, and none was given. Set api_key or api_key_secret."
+    def _log_of_engine(self) -> str:
+        """Return the end of the log of the engine that was started last."""
+        if self._watch:
+            return self._log_of_program()
+        pods = sorted(self.stack.new, key=lambda pod: str(pod["metadata"].get("creationTimestamp")))
+        if not pods:
+            return ""
+        container = pods[-1]["spec"]["containers"][0]["name"]
+        return self._kube().logs(self.stack.namespace, pods[-1]["metadata"]["name"], container, tail_lines=300)
 
     def timed_out(self, waiter: Waiter) -> str:
         """Return the message for a wait that came to its end."""
+        phase = f" Last phase: {self.course.last.text}." if self.course.last else ""
         return (
             f"Model {self.params['model']} did not answer within {waiter.timeout_s:g} s ({waiter.attempts} attempts). "
-            f"Last cause: {waiter.last_error.rstrip('.')}. {self._where_to_look()}"
+            f"Last cause: {waiter.last_error.rstrip('.')}.{phase} {self._where_to_look()}"
         )
 
     def _where_to_look(self) -> str:
         """Return commands: the log of the engines while too few are ready, that of the router otherwise."""
-        service, deployment = self.params["service"], self.params["engine_deployment"]
         if self._watch:
-            return f"Look: {self._watch.infos[self.params['supervised']['programs'][0]].log_path}"
-        if not service:
-            return f"Look at the log of what serves {self.params['url']}."
-        of_engines = deployment and (self.engines is None or self.engines.pending)
-        logs = f"deployment/{deployment} --tail=50" if of_engines else f"service/{service['name']}"
-        return f"Look: {self._kubectl()} get pods; {self._kubectl()} logs {logs}"
-
-    def _kubectl(self) -> str:
-        """Return the beginning of a command line that asks the same cluster."""
-        flags = {"--kubeconfig": self.params["kubeconfig"], "--context": self.params["context"], "-n": self.params["service"]["namespace"]}
-        return " ".join(["kubectl", *(f"{flag} {shlex.quote(value)}" for flag, value in flags.items() if value)])
-
-
-def _container_port(pod: Object, target: t.Union[int, str]) -> int:
-    """Return the number of the port that a Service calls by number or by name."""
-    if isinstance(target, int):
-        return target
-    for container in pod["spec"]["containers"]:
-        for port in container.get("ports") or []:
-            if port.get("name") == target:
-                return int(port["containerPort"])
-    raise NotYetError(f"the pod {pod['metadata']['name']} has no port named {target}")
+            info = self._watch.infos.get(self.params["supervised"]["programs"][0])
+            return f"Look: {info.log_path}" if info else f"Look: {self.params['supervised']['state_dir']}/logs"
+        deployment = self.params["engine_deployment"]
+        if deployment and (self.params["held"] or self.engines is None or self.engines.pending):
+            kubectl = self.reach.kubectl()
+            return f"Look: {kubectl} get pods; {kubectl} logs deployment/{deployment} --tail=50"
+        return self.reach.where_to_look()
 
 
 def run(
@@ -509,45 +805,77 @@ def run(
     once: bool = False,
     connect: t.Callable[..., Kube] = Kube.connect,
     now: t.Callable[[], float] = time.monotonic,
-    sleep: t.Callable[[float], None] = time.sleep,
+    pause: t.Optional[t.Callable[[float], None]] = None,
+    wall: t.Callable[[], float] = time.time,
 ) -> dict[str, t.Any]:
     """Wait, and return what the module returns. With *once*, look once and tell instead of raising.
 
+    With a *pause* of the caller's, nothing runs in the background: the cluster is asked anew in each look. *wall* is the time of day.
     Raises ServingError, with the return values as its details, when the model cannot become ready or did not in time.
     """
-    longest_pause_s = params["wait_sleep"] if params["supervised"] else LONGEST_PAUSE_S
-    waiter = Waiter(0 if once else params["wait_timeout"], params["wait_sleep"], now, sleep, longest_pause_s)
-    router = Router(params, once, connect)
+    known: list[Kube] = []
+
+    def kube() -> Kube:
+        """Return the cluster, connected at first use: a URL needs none."""
+        if not known:
+            known.append(connect(params["kubeconfig"], params["context"]))
+        return known[0]
+
+    scene: Scene = Still(kube, pause or time.sleep) if once or pause else Live(kube, phase_of_line)
     progress = Progress(params["progress_path"])
+    router = Router(params, once, scene, kube, progress, now, wall)
+    waiter = Waiter(0 if once else params["wait_timeout"], lambda: router.pause_s, now, scene.pause)
 
     def look(lap: Lap) -> Completion:
         try:
             return router.look(lap)
         except NotYetError as exc:
-            progress.tell(str(exc), f"{params['model']}: {exc}")
+            _tell(progress, router, str(exc))
             raise
 
-    completion, failure = None, None
+    completion, failure, verdict = None, None, None
     try:
         completion = waiter.until(look)
+    except StuckError as exc:
+        failure, verdict = str(exc), exc.verdict
     except ServingError as exc:
         failure = str(exc)
+    finally:
+        router.close()
+        scene.close()
     result: dict[str, t.Any] = {
         "ready": completion is not None,
         "model": params["model"],
-        "endpoint": router.endpoint,
+        "endpoint": router.reach.endpoint,
         "models": router.models,
         "attempts": waiter.attempts,
         "elapsed_seconds": round(waiter.elapsed_s, 3),
         "last_error": waiter.last_error,
+        "phases": router.course.told(),
     }
     if router.engines is not None:
         result["engines_ready"] = router.engines.ready
-    if completion is not None and completion.first_token_seconds is not None:
-        result["first_token_seconds"] = round(completion.first_token_seconds, 3)
+    if completion is not None:
+        progress.tell(READY.name, f"{params['model']}: {READY.text}")
+        if completion.first_token_seconds is not None:
+            result["first_token_seconds"] = round(completion.first_token_seconds, 3)
+    verdict = verdict or (None if completion else router.verdict)
+    if verdict is not None:
+        result["verdict"] = {field: getattr(verdict, field) for field in ("cause", "what", "where", "since", "log", "advice")}
     if completion is None and not once:
         raise ServingError(failure or router.timed_out(waiter), **result)
     return result
+
+
+def _tell(progress: Progress, router: Router, cause: str) -> None:
+    """Tell the phase and, what keeps it from going on, where something does."""
+    model, phase, verdict = router.params["model"], router.phase, router.verdict
+    if phase is None:
+        progress.tell(cause, f"{model}: {cause}")
+    elif verdict is not None:
+        progress.tell(f"{phase.name} {verdict.cause}", f"{model}: {phase.text}", verdict.what)
+    else:
+        progress.tell(phase.name, f"{model}: {phase.text}", "" if phase.rank < ENGINE_READY.rank else cause)
 
 
 def main() -> None:
@@ -555,27 +883,9 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "model": {"type": "str", "required": True},
-            "url": {"type": "str"},
-            "service": {
-                "type": "dict",
-                "options": {
-                    "namespace": {"type": "str", "required": True},
-                    "name": {"type": "str", "required": True},
-                    "port": {"type": "int", "default": 8000},
-                },
-            },
-            "api_key": {"type": "str", "no_log": True},
-            "api_key_secret": {
-                "type": "dict",
-                "no_log": False,
-                "options": {
-                    "namespace": {"type": "str", "required": True},
-                    "name": {"type": "str", "required": True},
-                    "key": {"type": "str", "required": True, "no_log": False},
-                },
-            },
-            "api_key_file": {"type": "path", "no_log": False},
+            "aliases": {"type": "list", "elements": "str", "default": []},
             "engine_deployment": {"type": "str"},
+            "held": {"type": "bool", "default": False},
             "supervised": {
                 "type": "dict",
                 "options": {
@@ -585,17 +895,17 @@ def main() -> None:
             },
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int", "default": 600},
-            "wait_sleep": {"type": "float", "default": 1},
+            "wait_sleep": {"type": "float", "default": 0.5},
             "request_timeout": {"type": "float", "default": 60},
             "max_tokens": {"type": "int", "choices": list(range(1, 9)), "default": 8, "no_log": False},
-            "validate_certs": {"type": "bool", "default": True},
-            "ca_path": {"type": "path"},
+            **REACH_ARGS,
             **PROGRESS_ARGS,
             **KUBERNETES_ARGS,
         },
-        mutually_exclusive=[("url", "service"), ("api_key", "api_key_secret", "api_key_file"), ("supervised", "engine_deployment")],
-        required_one_of=[("url", "service")],
+        mutually_exclusive=[*REACH_MUTUALLY_EXCLUSIVE, ("supervised", "engine_deployment")],
+        required_one_of=REACH_REQUIRED_ONE_OF,
         required_by={"engine_deployment": "service"},
+        required_if=[("held", True, ["engine_deployment"])],
         supports_check_mode=True,
     )
     try:

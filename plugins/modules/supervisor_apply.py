@@ -84,6 +84,12 @@ options:
       directory:
         description: Folder to run in. It is made if it is in the state folder. By default the state folder itself.
         type: path
+      before:
+        description: A command to run to its end each time before the program starts. Its failure does not keep the program from starting.
+        type: list
+        elements: str
+        default: []
+        version_added: "0.2.0"
       start_seconds:
         description: Seconds a program has to stay up to count as running.
         type: int
@@ -265,6 +271,7 @@ ARGS: dict[str, t.Any] = {
             "environment": {"type": "dict", "default": {}},
             "secret_environment": {"type": "dict", "default": {}, "no_log": False},
             "directory": {"type": "path"},
+            "before": {"type": "list", "elements": "str", "default": []},
             "start_seconds": {"type": "int", "default": 5},
             "start_retries": {"type": "int", "default": 3},
             "stop_seconds": {"type": "int", "default": 10},

@@ -15,6 +15,7 @@ import threading
 import time
 import typing as t
 
+from ansible import constants, context
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.llmops.serving.plugins.module_utils._progress import duration
@@ -22,6 +23,8 @@ from ansible_collections.llmops.serving.plugins.module_utils._progress import du
 LOOK_S = 0.3
 # Within a phase, a person sees a line this often; a file or a pipe only the first of each phase.
 PAUSE_S = 10.0
+# Callbacks whose output is for programs, or a line a host: nothing may stand between.
+QUIET_CALLBACKS = ("minimal", "oneline", "json", "jsonl", "tree", "null")
 
 display = Display()
 
@@ -37,14 +40,18 @@ class ProgressAction(ActionBase):
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         with contextlib.ExitStack() as stack:
-            if self._connection.transport == "local" and not self._task.check_mode and not arguments.get("progress_path"):
+            shown = self._connection.transport == "local" and not self._task.check_mode and not is_quiet()
+            if shown and not arguments.get("progress_path"):
                 arguments["progress_path"] = stack.enter_context(followed(Teller(display.display, is_terminal())))
             result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
         return result
 
 
 class Teller:
-    """Decides which of the lines that a module tells are printed."""
+    """Decides which of the lines that a module tells are printed.
+
+    On a terminal, the last line is repeated with what is known by then, when nothing has been printed for long.
+    """
 
     def __init__(self, say: t.Callable[[str], None], terminal: bool, now: t.Callable[[], float] = time.monotonic) -> None:
         self.say = say
@@ -52,31 +59,54 @@ class Teller:
         self._now = now
         self._start = now()
         self._phase: t.Optional[str] = None
-        self._said_at = 0.0
+        self._text = ""
+        self._note = ""
+        self._since = self._said_at = 0.0
 
     def hear(self, line: str) -> None:
         """Take one line of the module's file: print it when its phase is new or, on a terminal, when the last one is long ago."""
         try:
             told = json.loads(line)
-            phase, text = told["phase"], told["text"]
+            phase, text, note = told["phase"], told["text"], told.get("note") or ""
         except (ValueError, KeyError, TypeError):
             return
         now = self._now()
-        if phase == self._phase and not (self.terminal and now - self._said_at >= PAUSE_S):
-            return
-        self._phase, self._said_at = phase, now
-        self.say(f"  {duration(now - self._start):>10}  {text}")
+        self._text, self._note = text, note
+        if phase != self._phase:
+            self._phase, self._since = phase, now
+            self._say(now)
+        elif self.terminal and now - self._said_at >= PAUSE_S:
+            self._say(now)
+
+    def tick(self) -> None:
+        """Say again what was heard last, and for how long it has been so, when a person has not seen a line for long."""
+        now = self._now()
+        if self.terminal and self._phase is not None and now - self._said_at >= PAUSE_S:
+            self._say(now, f" (for {duration(now - self._since)})")
+
+    def _say(self, now: float, lasting: str = "") -> None:
+        self._said_at = now
+        note = f"; {self._note}" if self._note else ""
+        self.say(f"  {duration(now - self._start):>10}  {self._text}{lasting}{note}")
 
 
 def is_terminal(parent: t.Optional[int] = None) -> bool:
     """Whether a person looks at the output of ansible-playbook, the *parent* of the worker in which an action plugin runs.
 
-    The worker itself is cut off from the terminal. Where there is no ``/proc``, nobody is taken to look.
+    The worker itself is cut off from the terminal. Where there is no ``/proc``, and on a CI server, nobody is taken to look.
     """
+    if os.environ.get("CI", "").lower() not in ("", "0", "false"):
+        return False
     try:
         return os.readlink(f"/proc/{parent or os.getppid()}/fd/1").startswith(("/dev/pts/", "/dev/tty", "/dev/console"))
     except OSError:
         return False
+
+
+def is_quiet() -> bool:
+    """Whether the output is in a form in which lines of progress would be in the way: ``ansible`` itself, and some callbacks."""
+    callback = constants.config.get_config_value("DEFAULT_STDOUT_CALLBACK")
+    return bool(context.CLIARGS.get("module_name")) or str(callback).rpartition(".")[2] in QUIET_CALLBACKS
 
 
 @contextlib.contextmanager
@@ -97,6 +127,7 @@ def followed(teller: Teller) -> t.Iterator[str]:
                         teller.hear(line)
                     if last:
                         return
+                    teller.tick()
                     over.wait(LOOK_S)
 
             follower = threading.Thread(target=follow, daemon=True)

@@ -44,6 +44,12 @@ def test_within_a_phase_little_is_told_and_a_new_one_always(tmp_path: Path) -> N
     assert told(path) == [("get", "1"), ("get", "4"), ("put", "5"), ("get", "6")]
 
 
+def test_what_is_waited_for_is_a_third_entry(tmp_path: Path) -> None:
+    path = tmp_path / "progress"
+    Progress(str(path)).tell("pull", "pulling image x", "the registry cannot be reached")
+    assert json.loads(path.read_text()) == {"phase": "pull", "text": "pulling image x", "note": "the registry cannot be reached"}
+
+
 def test_a_text_is_one_line_and_a_file_is_appended_to(tmp_path: Path) -> None:
     path = tmp_path / "progress"
     path.write_text('{"phase": "a", "text": "before"}\n')

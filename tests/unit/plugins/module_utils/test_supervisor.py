@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -87,6 +88,14 @@ def test_sections_are_read_back() -> None:
 
 def test_a_text_that_is_no_configuration_has_no_sections() -> None:
     assert _supervisor.sections("half a li") == {}
+
+
+def test_what_runs_before_does_not_keep_the_program_from_starting(tmp_path: Path) -> None:
+    program = _supervisor.program_from(options(command=["/bin/echo", "started"], before=["/bin/sh", "-c", "echo waited; exit 3"]))
+    script = tmp_path / "run"
+    script.write_text(_supervisor.script_text(program, Layout(tmp_path)))
+    done = subprocess.run(["/bin/sh", str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == ["waited", "started"]
 
 
 def test_the_version_of_a_program_changes_with_its_script_and_its_secrets(tmp_path: Path) -> None:

@@ -47,6 +47,18 @@ def test_no_time_means_one_lap(clock: Clock) -> None:
     assert clock.pauses == []
 
 
+def test_a_pause_that_is_asked_for_each_time_does_not_grow(clock: Clock) -> None:
+    pauses = iter([5, 0.5, 0.5, 30])
+    assert [lap.elapsed_s for lap in laps(10, lambda: next(pauses), clock.now, clock.sleep)] == [0, 5, 5.5, 6, 10]
+
+
+def test_a_sleep_that_ends_early_makes_the_next_lap_come_early(clock: Clock) -> None:
+    def woken(seconds: float) -> None:
+        clock.time += min(seconds, 1)
+
+    assert [lap.elapsed_s for lap in laps(3, lambda: 5, clock.now, woken)] == [0, 1, 2, 3]
+
+
 def test_time_that_a_look_takes_counts(clock: Clock) -> None:
     seen = []
     for lap in laps(100, 1, clock.now, clock.sleep):

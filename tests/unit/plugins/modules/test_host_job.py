@@ -26,9 +26,10 @@ class Job:
         defaults: dict[str, t.Any] = {
             "title": "smoke",
             "command": ["sh", "-c", text],
-            "creates": str(self.made),
+            "creates": [str(self.made)],
             "chdir": None,
             "environment": {},
+            "secret_environment": {},
             "log_path": str(self.log),
             "progress_path": str(self.told),
         }
@@ -53,6 +54,18 @@ def test_it_runs_until_its_result_is_there(job: Job) -> None:
     assert job.log.parent.stat().st_mode & 0o777 == 0o700
     assert job.run("exit 1") == {"changed": False, "elapsed_seconds": 0.0}
     assert job.made.read_text() == "x\n"
+
+
+def test_it_runs_again_until_all_of_its_results_are_there(job: Job) -> None:
+    both = [str(job.made), str(job.made.parent / "other")]
+    assert "did not make" in job.failure(f"touch {both[0]}", creates=both)
+    assert job.run(f"touch {both[1]}", creates=both)["changed"]
+    assert not job.run("exit 1", creates=both)["changed"]
+
+
+def test_a_secret_reaches_the_command_and_nothing_else(job: Job) -> None:
+    result = job.run(f'[ "$TOKEN" = hf_0123456789 ] && touch {job.made}', secret_environment={"TOKEN": "hf_0123456789"})
+    assert "hf_0123456789" not in json.dumps(result) + job.log.read_text()
 
 
 def test_check_mode_says_whether_it_would_run(job: Job) -> None:

@@ -29,8 +29,11 @@ SERVICE = {"namespace": "chatbot", "name": "vllm-router", "port": 80}
 SECRET = {"namespace": "chatbot", "name": "vllm-api-key", "key": "api-key"}
 SERVICES = "/api/v1/namespaces/chatbot/services/vllm-router"
 PODS = "/api/v1/namespaces/chatbot/pods"
+EVENTS = "/api/v1/namespaces/chatbot/events"
 SECRETS = "/api/v1/namespaces/chatbot/secrets/vllm-api-key"
-DEPLOYMENTS = "/apis/apps/v1/namespaces/chatbot/deployments/vllm-backend"
+DEPLOYMENTS = "/apis/apps/v1/namespaces/chatbot/deployments"
+SETS = "/apis/apps/v1/namespaces/chatbot/replicasets"
+TEMPLATE = {"metadata": {"labels": {"app": "vllm-backend"}}, "spec": {"containers": [{"name": "main"}]}}
 
 
 class Clock:
@@ -61,13 +64,16 @@ class Cluster:
         self.pods = [pod("vllm-router-1", app="vllm-router"), pod("vllm-backend-1", app="vllm-backend")]
         self.replicas = 1
         self.generation = 1
+        self.held = False
+        self.deployed = True
+        self.has_new_set = True
+        self.events: list[Object] = []
+        self.log = ""
         self.calls: list[str] = []
         self.errors: list[KubeError] = []
 
     def get(self, path: str) -> t.Optional[Object]:
         self._called(path)
-        if path == DEPLOYMENTS:
-            return self.deployment()
         return self.objects.get(path)
 
     def deployment(self) -> Object:
@@ -79,18 +85,42 @@ class Cluster:
             and pod["status"].get("phase") != "Failed"
             and "deletionTimestamp" not in pod["metadata"]
         ]
-        new = [pod for pod in engines if pod["metadata"]["annotations"]["rollout"] == "new"]
-        counts = {"replicas": len(engines), "updatedReplicas": len(new), "availableReplicas": sum(map(router_wait.is_ready, engines))}
+        new = [pod for pod in engines if pod["metadata"]["labels"]["pod-template-hash"] == "new"]
+        available = [] if self.held else [pod for pod in engines if router_wait.is_ready(pod)]
+        counts = {"replicas": len(engines), "updatedReplicas": len(new), "availableReplicas": len(available)}
         return {
-            "metadata": {"name": "vllm-backend", "generation": self.generation},
-            "spec": {"replicas": self.replicas, "selector": {"matchLabels": {"app": "vllm-backend"}}},
+            "metadata": {"name": "vllm-backend", "uid": "d1", "generation": self.generation},
+            "spec": {"replicas": self.replicas, "selector": {"matchLabels": {"app": "vllm-backend"}}, "template": TEMPLATE},
             "status": {"observedGeneration": 1, **counts},
         }
 
-    def list(self, path: str, label_selector: str = "") -> t.Iterator[Object]:
-        self._called(f"{path}?{label_selector}")
-        wanted = dict(pair.split("=") for pair in label_selector.split(","))
-        yield from [pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()]
+    def replica_set(self, version: str, revision: int, template: Object) -> Object:
+        labels = {"app": "vllm-backend", "pod-template-hash": version}
+        return {
+            "metadata": {
+                "name": f"vllm-backend-{version}",
+                "annotations": {"deployment.kubernetes.io/revision": str(revision)},
+                "ownerReferences": [{"kind": "Deployment", "name": "vllm-backend", "uid": "d1"}],
+            },
+            "spec": {"template": {**template, "metadata": {"labels": labels}}},
+        }
+
+    def list(self, path: str, label_selector: str = "", field_selector: str = "", missing_ok: bool = True) -> t.Iterator[Object]:
+        self._called(f"{path}?{label_selector}{field_selector}")
+        wanted = dict(pair.split("=") for pair in label_selector.split(",") if pair)
+        if path == DEPLOYMENTS:
+            yield from [self.deployment()] if self.deployed else []
+        elif path == SETS:
+            yield self.replica_set("old", 1, {"spec": {"containers": [{"name": "main", "args": ["--old"]}]}})
+            yield from [self.replica_set("new", 2, TEMPLATE)] if self.has_new_set else []
+        elif path == PODS:
+            yield from [pod for pod in self.pods if wanted.items() <= pod["metadata"]["labels"].items()]
+        elif path == EVENTS:
+            yield from self.events
+
+    def logs(self, namespace: str, pod: str, container: str = "", tail_lines: int = 40, previous: bool = False) -> str:
+        self._called(f"log {pod}/{container}")
+        return self.log
 
     @contextlib.contextmanager
     def port_forward(self, namespace: str, pod: str, port: int) -> t.Iterator[str]:
@@ -103,10 +133,16 @@ class Cluster:
             raise self.errors.pop(0)
 
 
-def pod(name: str, app: str, ready: bool = True, created: str = "2026-01-01T00:00:00Z", **status: t.Any) -> Object:
+def pod(name: str, app: str, ready: bool = True, created: str = "2026-01-01T00:00:00Z", version: str = "new", **status: t.Any) -> Object:
+    labels = {"app": app, "pod-template-hash": version}
     return {
-        "metadata": {"name": name, "labels": {"app": app}, "annotations": {"rollout": "new"}, "creationTimestamp": created},
-        "spec": {"containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 8000}]}]},
+        "metadata": {
+            "name": name,
+            "labels": labels,
+            "ownerReferences": [{"kind": "ReplicaSet", "name": f"{app}-{version}"}],
+            "creationTimestamp": created,
+        },
+        "spec": {"nodeName": "node1", "containers": [{"name": "main", "ports": [{"name": "http", "containerPort": 8000}]}]},
         "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": str(ready)}], **status},
     }
 
@@ -140,13 +176,16 @@ def run(clock: Clock, cluster: t.Optional[Cluster] = None, once: bool = False, *
         "model": "smoke",
         "url": None,
         "service": None,
+        "pods": None,
         "api_key": None,
         "api_key_file": None,
         "api_key_secret": None,
         "engine_deployment": None,
+        "held": False,
+        "aliases": [],
         "supervised": None,
         "wait_timeout": 60,
-        "wait_sleep": 1.0,
+        "wait_sleep": 0.5,
         "request_timeout": 60.0,
         "max_tokens": 8,
         "validate_certs": True,
@@ -155,7 +194,7 @@ def run(clock: Clock, cluster: t.Optional[Cluster] = None, once: bool = False, *
         "context": None,
         "progress_path": None,
     }
-    return router_wait.run({**defaults, **params}, once, connect, clock.now, clock.sleep)
+    return router_wait.run({**defaults, **params}, once, connect, clock.now, clock.sleep, lambda: 1767225600 + clock.time)
 
 
 def rollout(clock: Clock, cluster: Cluster, **params: t.Any) -> dict[str, t.Any]:
@@ -181,6 +220,7 @@ def test_a_router_at_a_url_is_ready_at_once_and_no_cluster_is_asked(clock: Clock
         "elapsed_seconds": 0.0,
         "first_token_seconds": pytest.approx(0, abs=60),
         "last_error": "",
+        "phases": [{"name": "router", "seconds": 0.0}, {"name": "ready", "seconds": 0.0}],
     }
     asked = server.requests[1].body
     assert (asked["model"], asked["max_tokens"], asked["stream"], asked["temperature"]) == ("smoke", 8, True, 0)
@@ -190,8 +230,11 @@ def test_a_rollout_that_is_over_costs_few_requests(clock: Clock, cluster: Cluste
     result = rollout(clock, cluster)
     assert (result["ready"], result["engines_ready"], result["endpoint"]) == (True, 1, "service chatbot/vllm-router:80")
     assert cluster.calls == [
-        DEPLOYMENTS,
+        f"{DEPLOYMENTS}?metadata.name=vllm-backend",
         f"{PODS}?app=vllm-backend",
+        f"{SETS}?app=vllm-backend",
+        SERVICES,
+        f"{PODS}?app=vllm-router",
         SECRETS,
         SERVICES,
         f"{PODS}?app=vllm-router",
@@ -199,10 +242,38 @@ def test_a_rollout_that_is_over_costs_few_requests(clock: Clock, cluster: Cluste
     ]
 
 
-def test_service_and_secret_are_read_once(clock: Clock, cluster: Cluster) -> None:
+def forwards(cluster: Cluster) -> list[str]:
+    return [call for call in cluster.calls if call.startswith("forward")]
+
+
+def test_the_port_forward_of_the_first_look_serves_the_others(clock: Clock, cluster: Cluster) -> None:
     cluster.server.scripts["/v1/models"] = [stub.models(), stub.models(), LISTED]
     assert rollout(clock, cluster)["attempts"] == 3
-    assert (cluster.calls.count(SERVICES), cluster.calls.count(SECRETS)) == (1, 1)
+    assert cluster.calls.count(SECRETS) == 1
+    assert forwards(cluster) == ["forward chatbot/vllm-router-1:8000"]
+
+
+def test_a_port_forward_that_broke_is_opened_anew(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/models"] = [stub.drops(), stub.status(503), LISTED]
+    assert rollout(clock, cluster)["attempts"] == 3
+    assert len(forwards(cluster)) == 2
+
+
+def test_a_port_forward_to_a_router_of_before_is_left(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/models"] = [stub.models(), LISTED]
+    clock.events[0.5] = lambda: cluster.pods.append(pod("vllm-router-2", "vllm-router", created="2026-01-01T00:02:00Z"))
+    assert rollout(clock, cluster)["ready"]
+    assert forwards(cluster) == ["forward chatbot/vllm-router-1:8000", "forward chatbot/vllm-router-2:8000"]
+
+
+def test_while_engines_load_the_router_is_not_asked(clock: Clock, cluster: Cluster) -> None:
+    cluster.pods[1] = pod("vllm-backend-1", "vllm-backend", ready=False)
+    clock.events[20] = lambda: cluster.pods.__setitem__(1, pod("vllm-backend-1", "vllm-backend"))
+    result = rollout(clock, cluster)
+    assert (result["elapsed_seconds"], result["attempts"]) == (20, 5)
+    assert [request.path for request in cluster.server.requests] == ["/v1/models", "/v1/chat/completions"]
+    assert [phase["name"] for phase in result["phases"]] == ["scheduled", "engine", "router", "ready"]
+    assert result["phases"][0]["seconds"] == 20
 
 
 def test_the_newest_ready_router_pod_is_asked(clock: Clock, cluster: Cluster) -> None:
@@ -237,7 +308,7 @@ def test_reasoning_alone_proves_the_model_ready(clock: Clock, server: stub.StubO
 def test_trouble_that_heals_is_waited_for(clock: Clock, server: stub.StubOpenAI, path: str, trouble: stub.Reply) -> None:
     server.scripts[path] = [trouble, trouble, server.scripts[path][0]]
     result = by_url(clock, server)
-    assert (result["ready"], result["attempts"], result["elapsed_seconds"], result["last_error"]) == (True, 3, 2.5, "")
+    assert (result["ready"], result["attempts"], result["elapsed_seconds"], result["last_error"]) == (True, 3, 1.0, "")
 
 
 @pytest.mark.parametrize("trouble", [stub.breaks_off("Hel"), stub.events(finish=None), stub.raw_events('{"error": {"code": 500}}')])
@@ -250,7 +321,7 @@ def test_a_refused_connection_is_waited_for(clock: Clock) -> None:
     with contextlib.ExitStack() as stack:
         late = stub.StubOpenAI(models=[LISTED], chat=[ANSWER])
         clock.events[5] = lambda: stack.enter_context(late)
-        assert run(clock, url=late.url)["elapsed_seconds"] == pytest.approx(8.125)
+        assert run(clock, url=late.url)["elapsed_seconds"] == 5
 
 
 def test_a_hanging_request_is_given_up_and_tried_again(clock: Clock, server: stub.StubOpenAI) -> None:
@@ -260,7 +331,7 @@ def test_a_hanging_request_is_given_up_and_tried_again(clock: Clock, server: stu
 
 def test_no_completion_is_asked_for_while_an_engine_of_before_may_answer_it(clock: Clock, cluster: Cluster) -> None:
     old = cluster.pods[1]
-    old["metadata"]["annotations"] = {"rollout": "old"}
+    old["metadata"]["labels"]["pod-template-hash"] = "old"
     clock.events[20] = lambda: cluster.pods.append(pod("vllm-backend-2", "vllm-backend"))
     clock.events[40] = lambda: cluster.pods.remove(old)
     assert rollout(clock, cluster)["elapsed_seconds"] >= 40
@@ -270,8 +341,8 @@ def test_no_completion_is_asked_for_while_an_engine_of_before_may_answer_it(cloc
 def test_a_deployment_that_was_just_changed_is_not_taken_for_rolled_out(clock: Clock, cluster: Cluster) -> None:
     cluster.generation = 2
     clock.events[5] = lambda: setattr(cluster, "generation", 1)
-    cluster.server.scripts["/v1/models"] = [stub.status(401), stub.status(401), LISTED]
     assert rollout(clock, cluster)["elapsed_seconds"] >= 5
+    assert cluster.calls.count(f"{DEPLOYMENTS}?metadata.name=vllm-backend") == 2
 
 
 def test_as_many_engines_as_wanted_have_to_be_ready(clock: Clock, cluster: Cluster) -> None:
@@ -297,8 +368,29 @@ def test_what_an_engine_of_before_refuses_may_heal(clock: Clock, cluster: Cluste
 @pytest.mark.parametrize("status", [0, 429, 500, 503])
 def test_an_api_server_that_stumbles_on_the_way_is_waited_for(clock: Clock, cluster: Cluster, status: int) -> None:
     cluster.server.scripts["/v1/models"] = [stub.models(), LISTED]
-    clock.events[1] = lambda: cluster.errors.append(KubeError("The Kubernetes API stumbled.", status))
+    clock.events[0.5] = lambda: cluster.errors.append(KubeError("The Kubernetes API stumbled.", status))
     assert rollout(clock, cluster)["attempts"] == 3
+
+
+def test_an_api_server_that_is_about_to_start_is_waited_for(clock: Clock, cluster: Cluster) -> None:
+    cluster.errors = [KubeError("The Kubernetes API cannot be reached.", 0)] * 20
+    result = rollout(clock, cluster)
+    assert (result["ready"], result["attempts"]) == (True, 21)
+
+
+def test_an_api_server_that_has_never_answered_is_given_up(clock: Clock, cluster: Cluster) -> None:
+    cluster.errors = [KubeError("The Kubernetes API cannot be reached.", 0)] * 200
+    with pytest.raises(ServingError, match=r"^The Kubernetes API cannot be reached\.$") as caught:
+        rollout(clock, cluster, wait_timeout=600)
+    assert caught.value.details["elapsed_seconds"] == 30
+
+
+def test_an_api_server_that_goes_away_later_is_waited_for_to_the_end(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/models"] = [stub.models()]
+    clock.events[1] = lambda: cluster.errors.extend([KubeError("The Kubernetes API cannot be reached.", 0)] * 200)
+    with pytest.raises(ServingError, match=r"Last cause: The Kubernetes API cannot be reached\. Last phase:") as caught:
+        rollout(clock, cluster)
+    assert caught.value.details["elapsed_seconds"] == 60
 
 
 # What does not heal
@@ -331,9 +423,11 @@ def test_a_refused_completion_fails_at_once(clock: Clock, server: stub.StubOpenA
 
 
 def test_a_model_that_ready_engines_do_not_serve_fails_after_a_grace(clock: Clock, cluster: Cluster) -> None:
-    with pytest.raises(ServingError, match=r'The router lists smoke, not smoky \(did you mean "smoke"\?\), although all engine') as caught:
+    with pytest.raises(ServingError, match=r'the router lists smoke, not smoky \(did you mean "smoke"\?\), although all engine') as caught:
         rollout(clock, cluster, model="smoky")
-    assert 30 <= caught.value.details["elapsed_seconds"] < 40
+    assert caught.value.details["elapsed_seconds"] == 30
+    assert caught.value.details["verdict"]["cause"] == "model-not-listed"
+    assert caught.value.details["verdict"]["since"] == "2026-01-01T00:00:00Z"
 
 
 def test_the_grace_begins_when_the_rollout_is_over_and_again_when_an_engine_was_lost(clock: Clock, cluster: Cluster) -> None:
@@ -348,11 +442,19 @@ def test_the_grace_begins_when_the_rollout_is_over_and_again_when_an_engine_was_
     assert 170 <= caught.value.details["elapsed_seconds"] < 190
 
 
-@pytest.mark.parametrize("listed", [stub.models(), stub.status(503)])
-def test_a_router_that_lists_nothing_may_still_find_its_engines(clock: Clock, cluster: Cluster, listed: stub.Reply) -> None:
+def test_a_router_that_lists_nothing_for_long_is_told_with_its_log(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/models"] = [stub.models()]
+    words = r"the router lists no model, although all engine pods have been ready for 30 s.* kubectl -n chatbot logs service/vllm-router"
+    with pytest.raises(ServingError, match=words) as caught:
+        rollout(clock, cluster)
+    assert caught.value.details["elapsed_seconds"] == 30
+
+
+@pytest.mark.parametrize(("listed", "seconds"), [(stub.models(), 25), (stub.status(503), 40)])
+def test_a_router_may_still_find_its_engines(clock: Clock, cluster: Cluster, listed: stub.Reply, seconds: float) -> None:
     cluster.server.scripts["/v1/models"] = [listed]
-    clock.events[40] = lambda: cluster.server.scripts.update({"/v1/models": [LISTED]})
-    assert rollout(clock, cluster)["elapsed_seconds"] >= 40
+    clock.events[seconds] = lambda: cluster.server.scripts.update({"/v1/models": [LISTED]})
+    assert rollout(clock, cluster)["elapsed_seconds"] == seconds
 
 
 def test_without_engines_to_look_at_an_unlisted_model_is_waited_for(clock: Clock, server: stub.StubOpenAI) -> None:
@@ -362,13 +464,14 @@ def test_without_engines_to_look_at_an_unlisted_model_is_waited_for(clock: Clock
 
 
 @pytest.mark.parametrize(
-    ("error", "attempts"), [(KubeError("Not permitted.", 403), 1), (KubeError("Unauthorized.", 401), 1), (KubeError("Unreachable.", 0), 1)]
+    "error",
+    [KubeError("Not permitted.", 403), KubeError("Unauthorized.", 401), KubeError("Not reached: CERTIFICATE_VERIFY_FAILED.", 0)],
 )
-def test_a_cluster_that_refuses_fails_at_once(clock: Clock, cluster: Cluster, error: KubeError, attempts: int) -> None:
+def test_a_cluster_that_refuses_fails_at_once(clock: Clock, cluster: Cluster, error: KubeError) -> None:
     cluster.errors = [error]
     with pytest.raises(ServingError, match=f"^{error}$") as caught:
         rollout(clock, cluster)
-    assert caught.value.details["attempts"] == attempts
+    assert caught.value.details["attempts"] == 1
 
 
 @pytest.mark.parametrize(
@@ -398,13 +501,13 @@ def test_objects_that_are_not_as_the_options_say_fail_at_once(
 
 
 def test_the_timeout_tells_the_last_cause_and_where_to_look(clock: Clock, cluster: Cluster) -> None:
-    cluster.server.scripts["/v1/models"] = [stub.status(503), stub.models()]
     cluster.pods[1] = pod("vllm-backend-1", "vllm-backend", ready=False)
     with pytest.raises(ServingError) as caught:
         rollout(clock, cluster)
     assert str(caught.value) == (
-        f"Model smoke did not answer within 60 s ({caught.value.details['attempts']} attempts). Last cause: the router lists no model; "
-        "0 of 1 engine pods are ready: 0 of 1 pods available (vllm-backend-1: Running). "
+        f"Model smoke did not answer within 60 s ({caught.value.details['attempts']} attempts). Last cause: "
+        "the rollout of the engines is not over; 0 of 1 engine pods are ready: 0 of 1 pods available (vllm-backend-1: Running). "
+        "Last phase: scheduled on node node1. "
         "Look: kubectl -n chatbot get pods; kubectl -n chatbot logs deployment/vllm-backend --tail=50"
     )
     assert caught.value.details["ready"] is False
@@ -468,6 +571,175 @@ def test_pods_that_have_ended_are_no_engines(clock: Clock, cluster: Cluster) -> 
     cluster.pods.append(pod("vllm-backend-0", "vllm-backend", ready=False, phase="Failed", reason="Evicted"))
     with pytest.raises(ServingError, match="although all engine pods"):
         rollout(clock, cluster, model="other")
+
+
+# What ends the wait at once
+
+
+def crashed(reason: str = "Error", restarts: int = 0, **terminated: t.Any) -> dict[str, t.Any]:
+    state = {"terminated": {"exitCode": 1, "reason": reason, "finishedAt": "2026-01-01T00:00:10Z", **terminated}}
+    return {"phase": "Running", "containerStatuses": [{"name": "main", "ready": False, "restartCount": restarts, "state": state}]}
+
+
+UNKNOWN_FLAG = "vllm: error: unrecognized arguments: --foo"
+
+
+def test_a_cause_that_does_not_heal_ends_the_wait_in_the_look_that_sees_it(clock: Clock, cluster: Cluster) -> None:
+    cluster.pods[1] = pod("vllm-backend-1", "vllm-backend", ready=False)
+
+    def fail() -> None:
+        cluster.log = UNKNOWN_FLAG
+        cluster.pods[1] = pod("vllm-backend-1", "vllm-backend", ready=False, **crashed())
+
+    clock.events[20] = fail
+    with pytest.raises(ServingError) as caught:
+        rollout(clock, cluster, wait_timeout=3600)
+    assert str(caught.value).startswith("vllm-backend-1, container main: its program does not know the flag --foo (for 10 s). Its log: ")
+    assert caught.value.details["elapsed_seconds"] == 20
+    assert [phase["name"] for phase in caught.value.details["phases"]] == ["scheduled", "again"]
+    assert caught.value.details["verdict"] == {
+        "cause": "unknown-flag",
+        "what": "its program does not know the flag --foo",
+        "where": "container main of pod vllm-backend-1",
+        "since": "2026-01-01T00:00:10Z",
+        "log": "unrecognized arguments: --foo",
+        "advice": caught.value.details["verdict"]["advice"],
+    }
+    assert "extra_args" in caught.value.details["verdict"]["advice"]
+    assert cluster.server.requests == []
+
+
+def test_the_log_of_a_run_that_ended_is_read_once(clock: Clock, cluster: Cluster) -> None:
+    cluster.log = "requests.exceptions.HTTPError: 429 Client Error: Too Many Requests for url: https://huggingface.co/x"
+    cluster.pods[1] = pod("vllm-backend-1", "vllm-backend", ready=False, **crashed())
+    with pytest.raises(ServingError, match="did not answer within 60 s") as caught:
+        rollout(clock, cluster)
+    assert caught.value.details["attempts"] > 10
+    assert cluster.calls.count("log vllm-backend-1/main") == 1
+    assert caught.value.details["verdict"]["cause"] == "hub-rate-limit"
+
+
+def test_what_may_heal_is_told_and_waited_for(clock: Clock, cluster: Cluster, tmp_path: Path) -> None:
+    refused = waiting("ErrImagePull", "dial tcp: connection refused")
+    cluster.pods[1] = pod("vllm-backend-1", "vllm-backend", ready=False, phase="Pending", **refused)
+    clock.events[20] = lambda: cluster.pods.__setitem__(1, pod("vllm-backend-1", "vllm-backend"))
+    result = rollout(clock, cluster, progress_path=str(tmp_path / "progress"))
+    assert (result["ready"], "verdict" in result) == (True, False)
+    first = json.loads((tmp_path / "progress").read_text().splitlines()[0])
+    assert first["text"].startswith("smoke: pulling image")
+    assert "cannot be reached" in first["note"]
+
+
+def test_pods_of_before_are_not_judged(clock: Clock, cluster: Cluster) -> None:
+    old = pod("vllm-backend-0", "vllm-backend", ready=False, version="old", **crashed())
+    cluster.log = UNKNOWN_FLAG
+    cluster.pods[1] = old
+    cluster.has_new_set = False  # as while the pods of before end
+    clock.events[10] = lambda: (setattr(cluster, "has_new_set", True), cluster.pods.__setitem__(1, pod("vllm-backend-1", "vllm-backend")))
+    result = rollout(clock, cluster)
+    assert (result["ready"], result["elapsed_seconds"]) == (True, 10)
+    assert result["phases"][0]["name"] == "absent"
+
+
+def test_a_router_that_cannot_start_ends_the_wait_while_engines_load(clock: Clock, cluster: Cluster) -> None:
+    cluster.log = "vllm-router: error: unrecognized arguments: --foo"
+    cluster.pods = [
+        pod("vllm-router-1", "vllm-router", ready=False, **crashed()),
+        pod("vllm-backend-1", "vllm-backend", ready=False),
+    ]
+    with pytest.raises(ServingError, match=r"^vllm-router-1, container main: .* does not know the flag --foo") as caught:
+        rollout(clock, cluster)
+    assert caught.value.details["attempts"] == 1
+
+
+def test_a_new_router_that_cannot_start_beside_one_that_serves_is_no_obstacle(clock: Clock, cluster: Cluster) -> None:
+    cluster.log = "vllm-router: error: unrecognized arguments: --foo"
+    cluster.pods.append(pod("vllm-router-2", "vllm-router", ready=False, **crashed()))
+    assert rollout(clock, cluster)["ready"]
+
+
+def test_completions_that_fail_alike_for_long_though_the_engines_stay_ready(clock: Clock, cluster: Cluster) -> None:
+    replies = [stub.status(500, f"request {number:032x} failed") for number in range(200)]
+    cluster.server.scripts["/v1/chat/completions"] = replies
+    cluster.log = "ERROR 11-21 09:13:34 [x.py:1] torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."
+    with pytest.raises(ServingError, match="each completion has failed for 30 s, while the engines stay ready") as caught:
+        rollout(clock, cluster, wait_timeout=600)
+    assert caught.value.details["elapsed_seconds"] == 30
+    assert caught.value.details["verdict"]["cause"] == "completion-fails"
+    assert "out of memory" in caught.value.details["verdict"]["log"]
+
+
+def test_completions_that_fail_in_another_way_each_time_are_waited_for(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/chat/completions"] = [stub.status(500, word) for word in ("this", "that") * 100]
+    with pytest.raises(ServingError, match="did not answer within 60 s"):
+        rollout(clock, cluster)
+
+
+def test_an_engine_that_hangs_is_found_out_by_the_second_completion(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/chat/completions"] = [stub.hangs()]
+    with pytest.raises(ServingError, match=r"2 completions of 8 tokens got no whole answer within 0\.2 s: the engine hangs") as caught:
+        rollout(clock, cluster, request_timeout=0.2)
+    assert caught.value.details["attempts"] == 2
+    assert caught.value.details["verdict"]["cause"] == "engine-hangs"
+
+
+def test_one_completion_that_hangs_is_none_yet(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/chat/completions"] = [stub.hangs(), stub.status(503), stub.hangs(), ANSWER]
+    assert rollout(clock, cluster, request_timeout=0.2)["attempts"] == 4
+
+
+def test_further_names_have_to_be_listed_too(clock: Clock, cluster: Cluster) -> None:
+    cluster.server.scripts["/v1/models"] = [LISTED, stub.models("smoke", "chat")]
+    assert rollout(clock, cluster, aliases=["chat"])["attempts"] == 2
+    cluster.server.scripts["/v1/models"] = [LISTED]
+    with pytest.raises(ServingError, match="the router lists smoke, not chat"):
+        rollout(clock, cluster, aliases=["chat"])
+
+
+# A rollout that is held
+
+
+@pytest.fixture
+def held(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[t.Any]:
+    """Make *cluster* one in which a new engine starts beside one of before; return what was asked to be hidden."""
+    cluster.held = True
+    cluster.pods[1] = pod("vllm-backend-0", "vllm-backend", version="old")
+    cluster.pods.append(pod("vllm-backend-1", "vllm-backend", ready=False))
+    hidden: list[t.Any] = []
+    monkeypatch.setattr(
+        router_wait, "hide_new", lambda kube, namespace, deployment, pods: hidden.append([p["metadata"]["name"] for p in pods])
+    )
+    return hidden
+
+
+def test_a_held_rollout_is_ready_when_its_new_engine_answers_directly(clock: Clock, cluster: Cluster, held: list[t.Any]) -> None:
+    clock.events[10] = lambda: cluster.pods.__setitem__(2, pod("vllm-backend-1", "vllm-backend"))
+    result = rollout(clock, cluster, held=True)
+    assert (result["ready"], result["engines_ready"], result["elapsed_seconds"]) == (True, 1, 10)
+    assert held[0] == ["vllm-backend-0", "vllm-backend-1"]
+    assert forwards(cluster) == ["forward chatbot/vllm-backend-1:8000"]
+    assert f"{PODS}?app=vllm-backend,pod-template-hash=new" in cluster.calls
+
+
+def test_a_held_rollout_waits_for_all_new_engines(clock: Clock, cluster: Cluster, held: list[t.Any]) -> None:
+    cluster.pods[2] = pod("vllm-backend-1", "vllm-backend")
+    cluster.replicas = 2
+    with pytest.raises(ServingError, match="1 of 2 engine pods are ready: 1 of 2 new pods made"):
+        rollout(clock, cluster, held=True)
+    assert cluster.server.requests == []
+
+
+def test_one_look_at_a_held_rollout_hides_nothing(clock: Clock, cluster: Cluster, held: list[t.Any]) -> None:
+    assert rollout(clock, cluster, once=True, held=True)["ready"] is False
+    assert held == []
+
+
+def test_nothing_is_hidden_where_nothing_is_held(clock: Clock, cluster: Cluster, held: list[t.Any]) -> None:
+    cluster.held = False
+    rollout(clock, cluster, once=True)
+    with pytest.raises(ServingError):
+        rollout(clock, cluster, wait_timeout=1)
+    assert held == []
 
 
 # On a host
@@ -576,6 +848,54 @@ def test_an_engine_that_ended_ends_the_wait(
     assert caught.value.details["elapsed_seconds"] == 20
 
 
+BUSY = "requests.exceptions.HTTPError: 429 Client Error: Too Many Requests for url: https://huggingface.co/x"
+
+
+def test_an_end_that_may_heal_is_waited_for_while_the_engine_is_started_again(
+    clock: Clock, server: stub.StubOpenAI, engine: Engine, tmp_path: Path
+) -> None:
+    server.scripts["/v1/models"] = [stub.status(503)]
+    engine.log.write_text(BUSY)
+    clock.events = {
+        5: lambda: engine.becomes(state="BACKOFF", pid=None, spawn_error=QUICKLY, stopped_at=1),
+        8: lambda: engine.becomes(state="STARTING", pid=101, spawn_error=""),
+        20: lambda: server.scripts.update({"/v1/models": [LISTED]}),
+    }
+    path = tmp_path / "progress"
+    assert by_url(clock, server, supervised=engine.programs, progress_path=str(path))["elapsed_seconds"] == 20
+    assert "vllm-backend ended before the model answered" in path.read_text()
+
+
+def test_an_end_that_may_heal_is_final_when_nobody_starts_the_engine_again(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
+    server.scripts["/v1/models"] = [stub.status(503)]
+    engine.log.write_text(BUSY)
+    clock.events[5] = lambda: engine.becomes(state="FATAL", pid=None, spawn_error=QUICKLY, stopped_at=1)
+    with pytest.raises(ServingError, match=rf"^vllm-backend ended before .* Its log {engine.log}: .*429") as caught:
+        by_url(clock, server, supervised=engine.programs)
+    assert caught.value.details["elapsed_seconds"] == 5
+
+
+def test_the_phases_of_an_engine_on_a_host_are_those_of_its_log(
+    clock: Clock, server: stub.StubOpenAI, engine: Engine, tmp_path: Path
+) -> None:
+    server.scripts["/v1/models"] = [stub.status(503)]
+    path = tmp_path / "progress"
+    before = "Loading weights took 3 seconds\n=== start of vllm-backend, now\n"
+    shards = "Loading safetensors checkpoint shards:  40% Completed | 4/10 [00:02<00:03,  2.00it/s]\n"
+    clock.events = {
+        2: lambda: engine.log.write_text(before),
+        4: lambda: engine.log.write_text(before + shards),
+        6: lambda: engine.log.write_text(before + shards + "Loading weights took 3 seconds\n"),
+        8: lambda: server.scripts.update({"/v1/models": [LISTED]}),
+    }
+    result = by_url(clock, server, supervised=engine.programs, progress_path=str(path))
+    names = ["starting", "loading", "compiling", "router", "ready"]
+    assert [phase["name"] for phase in result["phases"]] == names
+    assert [phase["seconds"] for phase in result["phases"]][:3] == [4, 2, 2]
+    told = dict.fromkeys(json.loads(line)["text"] for line in path.read_text().splitlines())
+    assert list(told)[1] == "smoke: loading weights 40 % (4 of 10 shards)"
+
+
 def test_an_engine_that_had_ended_before_is_told_at_once(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
     engine.becomes(state="FATAL", pid=None)
     with pytest.raises(ServingError, match="vllm-backend ended before the model answered") as caught:
@@ -587,7 +907,7 @@ def test_an_engine_that_had_ended_before_is_told_at_once(clock: Clock, server: s
 def test_a_router_that_ended_ends_the_wait_too(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
     engine.router = engine.router._replace(state="BACKOFF", pid=None, spawn_error=QUICKLY)
     Path(engine.router.log_path).write_text("vllm-router: error: unrecognized arguments: --x\n")
-    with pytest.raises(ServingError, match=r"^vllm-router ended before the model answered: unrecognized arguments: --x\. Its log:"):
+    with pytest.raises(ServingError, match=r"^vllm-router ended before .* the flag --x\. Its log .*: \"unrecognized arg.* Remove it"):
         by_url(clock, server, supervised=engine.programs)
 
 
@@ -601,7 +921,7 @@ def test_an_engine_that_nobody_keeps(clock: Clock, server: stub.StubOpenAI, engi
 
 def test_the_timeout_names_the_log_of_the_engine(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
     server.scripts["/v1/models"] = [stub.status(503)]
-    with pytest.raises(ServingError, match=rf"did not answer within 5 s \(6 attempts\).* Look: {engine.log}$"):
+    with pytest.raises(ServingError, match=rf"did not answer within 5 s \(11 attempts\).* Look: {engine.log}$"):
         by_url(clock, server, supervised=engine.programs, wait_timeout=5)
 
 
@@ -609,9 +929,9 @@ def test_why_it_waits_is_told(clock: Clock, server: stub.StubOpenAI, tmp_path: P
     server.scripts["/v1/models"] = [stub.models(), stub.status(503, "no engine"), LISTED]
     by_url(clock, server, progress_path=str(tmp_path / "progress"))
     told = [json.loads(line)["text"] for line in (tmp_path / "progress").read_text().splitlines()]
-    assert len(told) == 2
-    assert "the router lists no model" in told[0]
+    assert told[0] == "smoke: the router lists no model"
     assert "503" in told[1]
+    assert told[2:] == ["smoke: router: engine found", "smoke: ready"]
 
 
 def test_a_real_supervisord_is_asked(clock: Clock, server: stub.StubOpenAI, tmp_path: Path) -> None:

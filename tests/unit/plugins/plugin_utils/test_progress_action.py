@@ -29,9 +29,13 @@ class Told:
         self.time = 1000.0
         self.teller = Teller(self.said.append, terminal, lambda: self.time)
 
-    def hear(self, moment: float, phase: str, text: str) -> None:
+    def hear(self, moment: float, phase: str, text: str, note: str = "") -> None:
         self.time = 1000 + moment
-        self.teller.hear(json.dumps({"phase": phase, "text": text}))
+        self.teller.hear(json.dumps({"phase": phase, "text": text, "note": note}))
+
+    def tick(self, moment: float) -> None:
+        self.time = 1000 + moment
+        self.teller.tick()
 
     @property
     def texts(self) -> list[str]:
@@ -52,6 +56,33 @@ def test_who_looks_sees_more(terminal: bool, texts: list[str]) -> None:
     ):
         told.hear(moment, phase, text)
     assert told.texts == texts
+
+
+def test_a_person_who_waits_long_is_told_again_what_is_known_and_since_when() -> None:
+    told = Told(terminal=True)
+    told.tick(5)
+    told.hear(10, "load", "loading weights 10 %")
+    told.hear(12, "load", "loading weights 20 %", "the hub is busy")
+    for moment in (19.9, 20, 20.3, 29.9, 30.1):
+        told.tick(moment)
+    assert [line.split(maxsplit=2)[2] for line in told.said] == [
+        "loading weights 10 %",
+        "loading weights 20 % (for 10 s); the hub is busy",
+        "loading weights 20 % (for 20 s); the hub is busy",
+    ]
+
+
+def test_what_is_waited_for_is_printed_with_the_phase() -> None:
+    told = Told(terminal=False)
+    told.hear(0, "pull", "pulling image x", "the registry cannot be reached")
+    assert told.said[0].endswith("pulling image x; the registry cannot be reached")
+
+
+def test_nobody_who_reads_a_file_is_told_again() -> None:
+    told = Told(terminal=False)
+    told.hear(0, "load", "1")
+    told.tick(600)
+    assert told.texts == ["1"]
 
 
 def test_a_line_has_the_time_since_the_start() -> None:
@@ -103,7 +134,16 @@ def terminal() -> t.Iterator[int]:
     os.close(theirs)
 
 
-def test_a_terminal_is_what_the_parent_writes_to(terminal: int) -> None:
+def test_on_a_ci_server_nobody_looks(terminal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen(["sleep", "600"], stdout=terminal) as parent:
+        for value, expected in (("true", False), ("1", False), ("false", True), ("", True)):
+            monkeypatch.setenv("CI", value)
+            assert is_terminal(parent.pid) is expected
+        parent.kill()
+
+
+def test_a_terminal_is_what_the_parent_writes_to(terminal: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
     for output, expected in ((terminal, True), (subprocess.PIPE, False), (subprocess.DEVNULL, False)):
         with subprocess.Popen(["sleep", "600"], stdout=output) as parent:
             assert is_terminal(parent.pid) is expected
@@ -116,7 +156,7 @@ def test_a_worker_without_a_terminal_asks_its_parent(terminal: int) -> None:
     worker = (
         f"import subprocess, sys; sys.exit(b'True' not in subprocess.run([sys.executable, '-c', {code!r}], capture_output=True).stdout)"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / ".venv/collections")}
+    environment = {**os.environ, "CI": "", "PYTHONPATH": str(ROOT / ".venv/collections")}
     assert subprocess.run([sys.executable, "-c", worker], env=environment, stdout=terminal, check=False).returncode == 0
     assert subprocess.run([sys.executable, "-c", worker], env=environment, stdout=subprocess.PIPE, check=False).returncode == 1
 
@@ -134,8 +174,11 @@ PLAY = """
 """
 
 
-@pytest.mark.parametrize(("words", "shown"), [([], True), (["--check"], False)])
-def test_a_play_shows_what_its_module_tells(tmp_path: Path, words: list[str], shown: bool) -> None:
+@pytest.mark.parametrize(
+    ("words", "callback", "shown"),
+    [([], "default", True), (["--check"], "default", False), ([], "oneline", False), ([], "ansible.builtin.minimal", False)],
+)
+def test_a_play_shows_what_its_module_tells(tmp_path: Path, words: list[str], callback: str, shown: bool) -> None:
     (tmp_path / "play.yml").write_text(PLAY.format(folder=tmp_path))
     command = [
         str(Path(sys.executable).parent / "ansible-playbook"),
@@ -146,7 +189,19 @@ def test_a_play_shows_what_its_module_tells(tmp_path: Path, words: list[str], sh
         *words,
         str(tmp_path / "play.yml"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "ANSIBLE_STDOUT_CALLBACK": callback}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stdout
     assert bool(re.search(r"^ +\d+ s  .*step 1$", done.stdout, re.MULTILINE)) is shown
-    assert (tmp_path / "made").exists() is shown
+    assert (tmp_path / "made").exists() is not bool(words)
+
+
+@pytest.mark.parametrize("words", [[], ["-o"]])
+def test_a_single_task_at_the_command_line_shows_its_result_only(tmp_path: Path, words: list[str]) -> None:
+    made = str(tmp_path / "made")
+    job = {"title": "smoke", "command": ["sh", "-c", f"echo step 1; touch {made}"], "creates": made, "log_path": f"{tmp_path}/job.log"}
+    command = [str(Path(sys.executable).parent / "ansible"), "localhost", "-i", "localhost,", "-c", "local", *words]
+    command += ["-e", f"ansible_python_interpreter={sys.executable}", "-m", "llmops.serving.host_job", "-a", json.dumps(job)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.startswith("localhost | ")
