@@ -57,6 +57,8 @@ CREATED, CHANGED, UNCHANGED, DELETED, SKIPPED = "created", "changed", "unchanged
 _LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
 _OBJECT_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 _LONGEST_WORDS = 400
+# Statuses of an API server that is about to stop or to start, of what stands before it, and of no answer at all.
+_HEALING = (0, 429, 502, 503, 504)
 
 _UNSHOWN_METADATA = ("managedFields", "resourceVersion", "uid", "generation", "creationTimestamp", "selfLink")
 _UNSHOWN_ANNOTATIONS = ("kubectl.kubernetes.io/last-applied-configuration", "deployment.kubernetes.io/revision")
@@ -539,12 +541,27 @@ def brief(names: t.Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
+# --- an API server that goes away ----------------------------------------------------------------------------------------------------
+
+
+def may_heal(error: KubeError) -> bool:
+    """Whether the same request may succeed a little later: nobody answered, or somebody who was busy or cut off from the API server."""
+    return error.status in _HEALING
+
+
+def interrupted(error: KubeError, steps: t.Iterable[Step]) -> ServingError:
+    """Return what to tell the user when the API server went away and did not come back: what *steps* had changed, and how to go on."""
+    changed = [step.title for step in steps if step.done and step.action != UNCHANGED]
+    so_far = f"Applied so far: {brief(changed)}. Run again: it goes on from there." if changed else "Nothing was changed. Run again."
+    return ServingError(f"{error} {so_far}", **error.details)
+
+
 # --- words ---------------------------------------------------------------------------------------------------------------------------
 
 
 def refusal(step: Step, error: KubeError, namespace: str) -> ServingError:
     """Return what to tell the user when the server refuses *step*: the object, the server's words, what to do."""
-    if error.status in (0, 401):
+    if may_heal(error) or error.status == 401:
         return error
     message = f"{step.title}: {_server_words(error)}"
     if step.action == DELETED:
@@ -558,8 +575,9 @@ def refusal(step: Step, error: KubeError, namespace: str) -> ServingError:
 
 
 def _server_words(error: KubeError) -> str:
-    """Return the first line of the server's answer without what the title says already, shortened in the middle."""
-    words = str(error).strip().splitlines()[0]
+    """Return the first line of the server's answer, and the next after a colon, without what the title says already, shortened."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip(" .")]
+    words = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     words = re.sub(r"^The Kubernetes API answered \d+ to [A-Z]+ \S+: ", "", words)
     words = re.sub(r'^[A-Za-z.0-9]+ "[^"]+" is invalid: \[?', "", words)
     if len(words) > _LONGEST_WORDS:

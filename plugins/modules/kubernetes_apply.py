@@ -18,7 +18,11 @@ description:
     cannot be changed leaves the cluster as it was.
   - An object that already is as it should be costs no request. A run that changes nothing makes one request for each kind.
   - It can be interrupted at any point; the next run completes the work. Objects that are still being deleted are waited for, and a
-    Job that has failed is made anew.
+    Job that has failed, or that can never end, is made anew.
+  - What is waited for is watched with its pods and their events. As soon as they show a cause that waiting cannot mend, the wait ends
+    with it, and not first when Kubernetes gives up.
+  - An API server that goes away while something is waited for is asked again until O(wait_timeout). A change that it does not answer is
+    sent again for about 15 seconds.
   - "Kinds that it knows, in the order of applying: Namespace, ServiceAccount, Role, RoleBinding, Secret, ConfigMap,
     PersistentVolumeClaim, Job, Service, Deployment, PodDisruptionBudget, Ingress, ServiceMonitor."
 notes:
@@ -109,13 +113,15 @@ options:
     default: {}
   wait:
     description:
-      - Wait until the Deployments of the set are rolled out, and until the pods of pruned Deployments are gone.
+      - Wait until the Deployments of the set are rolled out, and until the pods of pruned Deployments are gone. Fails at once when a pod
+        shows why it can never be ready.
     type: bool
     default: false
   wait_jobs:
     description:
       - Wait until the Jobs of the set are complete before Services, Deployments and what comes behind them are applied, so that what runs
         is not touched until a Job has prepared its successor. Fails at once, with the last lines of the log, when one fails.
+      - A container of a Job that ends with exit code 3 says that no other try can mend it; the last line of its log becomes the error.
     type: bool
     default: false
   wait_timeout:
@@ -131,6 +137,7 @@ options:
     default: [monitoring.coreos.com/v1/ServiceMonitor]
 extends_documentation_fragment:
   - llmops.serving.kubernetes
+  - llmops.serving.progress
 """
 
 EXAMPLES = r"""
@@ -197,6 +204,34 @@ skipped:
   elements: dict
   sample:
     - {kind: ServiceMonitor, name: vllm-router, reason: this cluster does not know monitoring.coreos.com/v1/ServiceMonitor}
+jobs:
+  description: The Jobs of the set that ran during this call, when O(wait_jobs) was set.
+  returned: success, and on a failure after the first change those that had completed until then
+  type: list
+  elements: dict
+  contains:
+    name:
+      description: Name of the Job.
+      type: str
+      sample: vllm-prefetch
+    last_line:
+      description: The last line that its pod wrote, empty when it wrote none.
+      type: str
+      sample: "weights: 60.8 of 60.8 GiB are there"
+  sample:
+    - {name: vllm-prefetch, last_line: "weights: 60.8 of 60.8 GiB are there"}
+verdict:
+  description: What a pod that was waited for showed.
+  returned: on a failure, when the pods have shown the cause
+  type: dict
+  contains:
+    cause: {description: A word for the cause., type: str, sample: image-not-found}
+    what: {description: What is wrong., type: str, sample: the image vllm/vllm-openai:v9 does not exist}
+    where: {description: The object that shows it., type: str, sample: container vllm of pod vllm-backend-7d9-x}
+    since: {description: Since when it shows it; empty when unknown., type: str, sample: "2026-11-21T09:13:34Z"}
+    log: {description: The decisive line of the log; empty when there is none., type: str, sample: ""}
+    advice: {description: What to do., type: str, sample: Set vllm_image to one that exists}
+    certain: {description: Whether waiting cannot mend it; that ended the wait., type: bool, sample: true}
 secrets_generated:
   description: Keys whose values were generated in this run, as C(secret/key). The values are in the Secrets only.
   returned: success
@@ -210,13 +245,14 @@ requests:
   sample: 13
 """
 
+import contextlib
 import functools
 import time
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.llmops.serving.plugins.module_utils import _apply, _rollout
+from ansible_collections.llmops.serving.plugins.module_utils import _apply, _diagnosis, _rollout, _watch
 from ansible_collections.llmops.serving.plugins.module_utils._apply import (
     CHANGED,
     CREATED,
@@ -231,17 +267,37 @@ from ansible_collections.llmops.serving.plugins.module_utils._apply import (
     Step,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
-from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube, KubeError, Object, selector_text
+from ansible_collections.llmops.serving.plugins.module_utils._kube import (
+    KUBERNETES_ARGS,
+    Kube,
+    KubeError,
+    Object,
+    container_states,
+    selector_text,
+)
+from ansible_collections.llmops.serving.plugins.module_utils._phases import phase_of_pod
+from ansible_collections.llmops.serving.plugins.module_utils._progress import PROGRESS_ARGS, Progress
+
+T = t.TypeVar("T")
 
 PARALLEL = 8
 # What is applied only when the Jobs of the set are complete.
 BEHIND_JOBS = list(KINDS)[list(KINDS).index("Job") + 1 :]
 WATCH_S = 30
 LOG_LINES = 10
+# Between two looks while nothing changes: a log has grown, something is overdue.
+LOOK_S = 2.0
+# Pauses between the tries of a change that nobody answers.
+PAUSES_S = (1.0, 2.0, 4.0, 8.0)
+EVENTS = Kind("v1", "Event", "events")
+STORAGE_CLASSES = "/apis/storage.k8s.io/v1/storageclasses"
+NOT_THERE = "it is not there"
+REPLICA_SETS = Kind("apps/v1", "ReplicaSet", "replicasets")
 NAMESPACE = KINDS["Namespace"]
 
 ARGS: dict[str, t.Any] = {
     **KUBERNETES_ARGS,
+    **PROGRESS_ARGS,
     "manifests": {"type": "list", "elements": "dict", "required": True},
     "namespace": {"type": "str", "required": True},
     "owner": {
@@ -265,6 +321,19 @@ ARGS: dict[str, t.Any] = {
 }
 
 
+Eyes = t.Union[_watch.Live, _watch.Still]
+
+
+class Scene(t.NamedTuple):
+    """What is seen of the namespace while something is followed. Nothing is in it of what is not permitted to be seen."""
+
+    objects: t.Sequence[Object]
+    pods: t.Sequence[Object]
+    events: t.Sequence[Object]
+    claims: t.Sequence[Object]
+    replica_sets: t.Sequence[Object]
+
+
 class Application:
     """One call of the module: read, decide, rehearse, carry out, wait. The constructor stores, ``run`` acts."""
 
@@ -275,12 +344,17 @@ class Application:
         check_mode: bool = False,
         clock: t.Callable[[], float] = time.monotonic,
         sleep: t.Callable[[float], None] = time.sleep,
+        now: t.Callable[[], float] = time.time,
+        eyes: t.Callable[[t.Callable[[], Kube]], Eyes] = functools.partial(_watch.Live, notable=lambda line: False),
     ) -> None:
         self.kube = kube
         self.params = params
         self.check_mode = check_mode
         self.clock = clock
         self.sleep = sleep
+        self.now = now
+        self.eyes = eyes
+        self.progress = Progress(params.get("progress_path"), clock)
         self.namespace: str = params["namespace"]
         others = set(KINDS) - set(params["kinds"]) if params["kinds"] else set()
         self.keep: t.Collection[str] = {*params["keep_kinds"], *others}
@@ -292,6 +366,10 @@ class Application:
         self.secret_texts: set[str] = set()
         self.deadline = 0.0
         self.jobs_followed = False
+        self.jobs: list[dict[str, str]] = []
+        self.verdicts: dict[str, _diagnosis.Verdict] = {}
+        self._surroundings: t.Optional[_diagnosis.Surroundings] = None
+        self._ended_logs = _watch.EndedLogs()
 
     def run(self) -> dict[str, t.Any]:
         """Do it all, or in check mode all but the changes, and return the module's result, ``diff`` included."""
@@ -307,13 +385,15 @@ class Application:
         try:
             self._act()
         except ServingError as exc:
+            failure = _apply.interrupted(exc, self.steps) if isinstance(exc, KubeError) and _apply.may_heal(exc) else exc
             done = self._results([step for step in self.steps if step.done])
-            exc.details.update(changed=any(result["action"] != UNCHANGED for result in done), results=done)
-            raise
+            failure.details.update(changed=any(result["action"] != UNCHANGED for result in done), results=done, jobs=self.jobs)
+            raise failure from exc.__cause__
         return {
             "changed": any(step.action != UNCHANGED for step in self.steps),
             "results": self._results(self.steps) + [{"kind": s["kind"], "name": s["name"], "action": SKIPPED} for s in self.skipped],
             "skipped": self.skipped,
+            "jobs": self.jobs,
             "secrets_generated": self.generated,
             "requests": len(self.kube.sent),
             "diff": [_apply.diff_entry(step) for step in self.steps if step.action != UNCHANGED],
@@ -448,11 +528,27 @@ class Application:
         step = Step(KINDS[document["kind"]], name, CREATED, desired=_apply.seal(document), live=live, gone_first=gone_first)
         if live is None:
             return step
-        failure = _rollout.job_failure(live) if step.kind.name == "Job" else ""
-        if failure:
-            step.replace = f"it failed ({failure})"
-        step.action = UNCHANGED if not failure and _apply.contains(live, step.desired) else CHANGED
+        if step.kind.name == "Job":
+            step.replace = self._hopeless(step, live)
+        step.action = UNCHANGED if not step.replace and _apply.contains(live, step.desired) else CHANGED
         return step
+
+    def _hopeless(self, step: Step, job: Object) -> str:
+        """Return why a Job that is there can no longer do its work, empty while it can."""
+        failure = _rollout.job_failure(job)
+        if failure:
+            return f"it failed ({failure})"
+        if _rollout.job_complete(job):
+            return ""
+        # A run before this one may have given it up for a cause that is mended by now, while its pod goes on in the old way.
+        collections = self._collections(_watch.Still(lambda: self.kube), [step])
+        try:
+            self._judge(step, job, self._scene(collections))
+        except KubeError:
+            raise
+        except ServingError as exc:
+            return str(exc).partition("\n")[0]
+        return ""
 
     def _refuse_other_owner(self, step: Step) -> None:
         """Volumes and Secrets outlive their owner and may be taken over; anything else of another owner is in use."""
@@ -494,6 +590,9 @@ class Application:
         trials = [step for step in steps if step.action != UNCHANGED and not step.gone_first]
         with ThreadPoolExecutor(PARALLEL) as pool:
             errors = [error for error in pool.map(self._try, trials) if error is not None]
+        away = next((error for error in errors if isinstance(error, KubeError) and _apply.may_heal(error)), None)
+        if away:
+            raise away
         if errors:
             changed = [step.title for step in self.steps if step.done and step.action != UNCHANGED]
             state = f"Nothing but {changed[0]} was changed" if changed else "Nothing was changed"
@@ -544,7 +643,7 @@ class Application:
         if not claims:
             return
         try:
-            classes = list(self.kube.list("/apis/storage.k8s.io/v1/storageclasses"))
+            classes = list(self.kube.list(STORAGE_CLASSES))
         except KubeError as exc:
             if exc.status == 403:
                 return  # who may not look cannot be told
@@ -575,16 +674,43 @@ class Application:
 
     def _change(self, step: Step) -> None:
         if step.desired is None:
-            self.kube.delete(self._path(step))
+            self._insist(lambda: self.kube.delete(self._path(step)))
             return
         if step.gone_first:
             self._wait_until_gone(step)
         if step.replace and step.live is not None:
-            self.kube.delete(self._path(step))
+            self._insist(lambda: self.kube.delete(self._path(step)))
             self._wait_until_gone(step)
-            self._wait_until_pods_gone(step.title, f"controller-uid={step.live['metadata']['uid']}", lambda pods: pods)
-        answer = self.kube.apply(self._path(step), step.desired, MANAGER)
-        step.after = answer
+            self._wait_until_pods_gone(step.title, f"controller-uid={step.live['metadata']['uid']}", _rollout.still_matter)
+        desired = step.desired
+        step.after = self._insist(lambda: self.kube.apply(self._path(step), desired, MANAGER))
+
+    def _insist(self, change: t.Callable[[], T]) -> T:
+        """Return what *change* returns. It is made again a few times when nobody answers: none of them does anything twice."""
+        for pause_s in PAUSES_S:
+            try:
+                return change()
+            except KubeError as exc:
+                self._bear(exc)
+            self.sleep(pause_s)
+        return change()
+
+    def _outlast(self, look: t.Callable[[], T]) -> T:
+        """Return what *look* returns, asked again until the deadline when nobody answers."""
+        while True:
+            try:
+                return look()
+            except KubeError as exc:
+                self._bear(exc)
+                if self.clock() >= self.deadline:
+                    raise
+            self.sleep(min(LOOK_S, max(0.0, self.deadline - self.clock())))
+
+    def _bear(self, error: KubeError) -> None:
+        """Tell of *error* if it may heal, else raise it."""
+        if not _apply.may_heal(error):
+            raise error
+        self.progress.tell("away", f"{str(error).partition('. ')[0].rstrip('.')}; trying again")
 
     # --- wait --------------------------------------------------------------------------------------------------------------------
 
@@ -610,30 +736,183 @@ class Application:
             self._follow("Job", self._job_state)
 
     def _follow(self, kind_name: str, state: t.Callable[[Step, t.Optional[Object]], str]) -> None:
-        """Watch the objects of a kind until *state* has nothing more to say about any; *state* raises for a hopeless one."""
+        """Watch the objects of a kind and their pods until *state* has nothing more to say; it raises for a hopeless one."""
         steps = [step for step in self.steps if step.kind.name == kind_name and step.desired is not None]
         # what was read at the start may be good already, if nothing was changed since
         pending = [step for step in steps if step.action != UNCHANGED or state(step, step.live)]
-        latest: dict[str, Object] = {}
-        while pending:
-            latest.clear()
-            for event, document in self._watch(KINDS[kind_name].path(self.namespace), label_selector=self.owner.selector):
-                name = document["metadata"]["name"]
-                if event == "DELETED":
-                    latest.pop(name, None)
-                else:
-                    latest[name] = document
-                pending = [step for step in pending if step.name != name or state(step, latest.get(name))]
-                if not pending:
-                    return
-            if self.clock() >= self.deadline:
-                step = pending[0]
-                missing = state(step, latest.get(step.name))
-                raise ServingError(
-                    f"{step.title} is not ready after {self.params['wait_timeout']} s: {missing}.{self._pods_say(step)}\n"
-                    f"Look: kubectl -n {self.namespace} describe {kind_name.lower()} {step.name}"
-                )
-            self.sleep(1)
+        if not pending:
+            return
+        with contextlib.closing(self.eyes(lambda: self.kube)) as eyes:
+            collections = self._collections(eyes, pending)
+            while True:
+                out_of_time = self.clock() >= self.deadline
+                try:
+                    pending = self._look(pending, state, eyes, self._scene(collections), out_of_time)
+                    if not pending:
+                        return
+                except KubeError as exc:
+                    self._bear(exc)
+                    if out_of_time:
+                        raise
+                eyes.pause(min(LOOK_S, max(0.1, self.deadline - self.clock())))
+
+    def _collections(self, eyes: Eyes, steps: t.Sequence[Step]) -> list[_watch.Items]:
+        """Return what *eyes* shall see of the namespace while *steps*, all of one kind, are followed, in the order of Scene."""
+        kind = steps[0].kind
+        of_jobs = f"job-name in ({','.join(sorted(step.name for step in steps))})" if kind.name == "Job" else ""
+        claims = KINDS["PersistentVolumeClaim"]
+        watched = [(kind, self.owner.selector), (PODS, of_jobs), (EVENTS, ""), (claims, "")]
+        if kind.name == "Deployment":
+            watched.append((REPLICA_SETS, ""))
+        return [eyes.collection(kind.path(self.namespace), selector) for kind, selector in watched]
+
+    @staticmethod
+    def _scene(collections: t.Sequence[_watch.Items]) -> Scene:
+        """Return what is there now. Raises KubeError while nobody answers, or when the objects that are followed may not be seen."""
+        seen: list[list[Object]] = []
+        for collection in collections:
+            try:
+                seen.append(collection.items())
+            except KubeError as exc:
+                if exc.status != 403 or not seen:
+                    raise
+                seen.append([])
+        seen += [[]] * (len(Scene._fields) - len(seen))
+        return Scene(*seen)
+
+    def _look(
+        self, pending: list[Step], state: t.Callable[[Step, t.Optional[Object]], str], eyes: Eyes, scene: Scene, out_of_time: bool
+    ) -> list[Step]:
+        """Return those of *pending* that are not over yet; raise ServingError for one that cannot be, KubeError when nobody answers."""
+        live = {document["metadata"]["name"]: document for document in scene.objects}
+        left: list[tuple[Step, str]] = []
+        for step in pending:
+            document = live.get(step.name)
+            missing = state(step, document)
+            if missing:
+                left.append((step, missing))
+            elif step.kind.name == "Job":
+                self._remember(step)
+            if missing and missing != NOT_THERE and document is not None:
+                self._judge(step, document, scene)
+        if left and out_of_time:
+            raise self._timed_out(*left[0])
+        if left and self.progress.path:
+            step, missing = left[0]
+            self._tell(step, missing, self._own_pods(step, live.get(step.name), scene), scene.events, eyes)
+        return [step for step, _missing in left]
+
+    def _remember(self, step: Step) -> None:
+        """Add a Job that is complete to the module's result."""
+        if step.name in {job["name"] for job in self.jobs}:
+            return
+        pods = self._pods(step)
+        line = _rollout.last_line(self._log(pods[0], LOG_LINES)) if pods else ""
+        self.jobs.append({"name": step.name, "last_line": _apply.redact(line, self.secret_texts)})
+
+    def _log(self, pod: Object, lines: int, container: str = "") -> str:
+        """Return the end of a log of *pod*; without *container* that of the first one."""
+        container = container or ((pod.get("spec") or {}).get("containers") or [{}])[0].get("name", "")
+        return self.kube.logs(self.namespace, pod["metadata"]["name"], container=container, tail_lines=lines)
+
+    def _own_pods(self, step: Step, document: t.Optional[Object], scene: Scene) -> list[Object]:
+        """Return the pods of this version of the Job or Deployment, the newest first."""
+        if document is None:
+            return []
+        if step.kind.name == "Job":
+            return _rollout.pods_of_job(step.name, document["metadata"].get("uid"), scene.pods)
+        if not _rollout.taken_up(document, self._generation(step)):
+            return []
+        return _rollout.pods_of_sets(_rollout.current_sets(document, scene.replica_sets), scene.pods)
+
+    def _judge(self, step: Step, document: Object, scene: Scene) -> None:
+        """Raise ServingError when the pods of *step* show a cause that waiting cannot mend; remember one that it may."""
+        self.verdicts.pop(step.title, None)
+        if step.kind.name == "Deployment" and not _rollout.taken_up(document, self._generation(step)):
+            return
+        pods = self._own_pods(step, document, scene)
+        if step.kind.name == "Job" and pods:
+            pods = pods[:1]
+            container = _rollout.given_up(pods[0])
+            if container:
+                raise self._given_up(step, pods[0], container)
+            if _rollout.left_to_job(pods[0]):
+                return
+        things = (document, *pods, *scene.claims, *_rollout.current_sets(document, scene.replica_sets))
+        about = {thing["metadata"].get("uid") for thing in things}
+        view = _diagnosis.View(
+            deployment={**document, "kind": step.kind.name},
+            pods=pods,
+            # those about pods and Jobs of the same name before them say nothing
+            events=[event for event in scene.events if (event.get("involvedObject") or {}).get("uid") in about],
+            claims=scene.claims,
+            log_of=functools.partial(self._ended_log, {pod["metadata"]["name"]: pod for pod in pods}),
+            surroundings=self._look_around,
+        )
+        for verdict in _diagnosis.diagnose(view, self.now())[:1]:
+            verdict = self._hide(verdict)
+            if verdict.certain:
+                words = "has failed" if step.kind.name == "Job" else "has failed to roll out"
+                raise ServingError(f"{step.title} {words}: {verdict.text(self.now())}", verdict=verdict._asdict())
+            self.verdicts[step.title] = verdict
+
+    def _ended_log(self, pods: t.Mapping[str, Object], name: str, container: str, previous: bool) -> str:
+        run = [state.get("restartCount") for state in container_states(pods[name]) if state["name"] == container]
+        return self._ended_logs.read(self.kube, self.namespace, pods[name], container, tuple(run), previous)
+
+    def _hide(self, verdict: _diagnosis.Verdict) -> _diagnosis.Verdict:
+        """Return *verdict* without the secrets of the set."""
+        what, log = (_apply.redact(text, self.secret_texts) for text in (verdict.what, verdict.log))
+        return verdict._replace(what=what, log=log)
+
+    def _given_up(self, step: Step, pod: Object, container: str) -> ServingError:
+        """Return the error for a Job whose container has said that no other try can mend it."""
+        name = pod["metadata"]["name"]
+        said = _rollout.last_line(self._log(pod, LOG_LINES, container))
+        said = _apply.redact(said, self.secret_texts) or f"it ended with exit code {_rollout.GIVEN_UP} and has written no log"
+        verdict = _diagnosis.Verdict("given-up", said, f"container {container} of pod {name}", "", said, "", True)
+        where = f"Its log: kubectl -n {self.namespace} logs {name} -c {container}"
+        return ServingError(f"{step.title} has failed: {said.rstrip('.')}.\n{where}", verdict=verdict._asdict())
+
+    def _look_around(self) -> _diagnosis.Surroundings:
+        """Return what the cluster has beside the namespace, as far as that may be seen. Asked once in a run."""
+        if self._surroundings is None:
+            self._surroundings = _watch.look_around(self.kube)
+        return self._surroundings
+
+    def _tell(self, step: Step, missing: str, pods: t.Sequence[Object], events: t.Sequence[Object], eyes: Eyes) -> None:
+        """Tell how far *step* is: what a Job says itself, else what is missing and what its first pod that is not ready waits for."""
+        if step.kind.name == "Job" and pods and _rollout.running_container(pods[0]):
+            log = eyes.log(self.namespace, pods[0]["metadata"]["name"], _rollout.running_container(pods[0]))
+            line = _apply.redact(_rollout.last_line(log), self.secret_texts)
+            self.progress.tell(f"{step.title} {'runs' if line else 'starts'}", line or f"{step.title}: running")
+            return
+        verdict, waiting = self.verdicts.get(step.title), next((pod for pod in pods if _rollout.pod_trouble(pod)), None)
+        stage = verdict.what if verdict else self._stage(waiting, events) if waiting else ""
+        if step.kind.name == "Job":
+            told = stage or (missing if pods else "its pod is being made")
+        else:
+            told = f"{missing} ({stage})" if stage else missing
+        text = _apply.redact(f"{step.title}: {told}", self.secret_texts)
+        self.progress.tell(text, text)
+
+    @staticmethod
+    def _stage(pod: Object, events: t.Sequence[Object]) -> str:
+        """Return what *pod*, which is not ready, waits for."""
+        if (pod.get("status") or {}).get("phase") == "Failed":
+            return "its pod has failed, and another try follows"
+        if _rollout.running_container(pod):
+            return _rollout.pod_trouble(pod)
+        return phase_of_pod(pod, events, lambda container: "").text
+
+    def _timed_out(self, step: Step, missing: str) -> ServingError:
+        verdict = self.verdicts.get(step.title)
+        cause = f" {verdict.text(self.now())}" if verdict else self._pods_say(step)
+        return ServingError(
+            f"{step.title} is not ready after {self.params['wait_timeout']} s: {missing}.{cause}\n"
+            f"Look: kubectl -n {self.namespace} describe {step.kind.name.lower()} {step.name}",
+            **({"verdict": verdict._asdict()} if verdict else {}),
+        )
 
     def _watch(self, path: str, label_selector: str = "", field_selector: str = "", longest_s: int = WATCH_S) -> t.Iterator[t.Any]:
         """Yield the events of one watch, which begins with all that is there. A watch that the server gives up ends."""
@@ -643,10 +922,15 @@ class Application:
                 return
             yield event, document
 
+    @staticmethod
+    def _generation(step: Step) -> int:
+        """Return the generation of a Deployment that this run made, 0 when it made none."""
+        return int(((step.after or {}).get("metadata") or {}).get("generation", 0))
+
     def _rollout_state(self, step: Step, deployment: t.Optional[Object]) -> str:
         if deployment is None:
-            return "it is not there"
-        generation = ((step.after or {}).get("metadata") or {}).get("generation", 0)
+            return NOT_THERE
+        generation = self._generation(step)
         failure = _rollout.rollout_failure(deployment, generation)
         if failure:
             raise ServingError(f"{step.title} has failed to roll out: {failure.rstrip('.')}.{self._pods_say(step)}")
@@ -655,21 +939,36 @@ class Application:
     def _job_state(self, step: Step, job: t.Optional[Object]) -> str:
         uid = ((step.after or step.live or {}).get("metadata") or {}).get("uid")
         if job is None or job["metadata"].get("uid") != uid:
-            return "it is not there"
+            return NOT_THERE
         failure = _rollout.job_failure(job)
         if failure:
-            raise ServingError(f"{step.title} has failed ({failure.rstrip('.')}).{self._last_words(step)}")
+            raise self._job_failed(step, failure.rstrip("."))
         return "" if _rollout.job_complete(job) else "it still runs"
+
+    def _job_failed(self, step: Step, failure: str) -> ServingError:
+        """Return the error for a Job that Kubernetes has given up, with the end of the log of its newest pod."""
+        pod = next(iter(self._pods(step)), None)
+        if pod is None:
+            return ServingError(f"{step.title} has failed ({failure}). It has left no pod behind.")
+        container = _rollout.given_up(pod)
+        if container:
+            return self._given_up(step, pod, container)
+        name, trouble = pod["metadata"]["name"], _rollout.pod_trouble(pod)
+        log = self._log(pod, _watch.LOG_LINES, trouble.partition("container ")[2].partition(":")[0]).strip()
+        cause = _diagnosis.log_cause(log) if log else None
+        known = f" {cause.what[:1].upper()}{cause.what[1:]}. {cause.advice.rstrip('.')}." if cause and cause.cause != "crashed" else ""
+        end = "\n".join(log.splitlines()[-LOG_LINES:])
+        words = f"\nThe log of {name} ends:\n{end}" if log else f" Pod {name}: {trouble or 'it has written no log'}."
+        return ServingError(_apply.redact(f"{step.title} has failed ({failure}).{known}{words}", self.secret_texts))
 
     def _pods(self, step: Step) -> list[Object]:
         """Return the pods of a Deployment or Job, the newest first."""
         if step.kind.name == "Job":
-            pods = self._list(PODS, f"job-name={step.name}")
-        else:
-            deployment = step.desired or {}
-            labels = ((deployment.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
-            pods = _rollout.pods_of(deployment, self._list(PODS, selector_text(labels)))
-        return sorted(pods, key=lambda pod: str(pod["metadata"].get("creationTimestamp")), reverse=True)
+            uid = ((step.after or step.live or {}).get("metadata") or {}).get("uid")
+            return _rollout.pods_of_job(step.name, uid, self._list(PODS, f"job-name={step.name}"))
+        deployment = step.desired or {}
+        labels = ((deployment.get("spec") or {}).get("selector") or {}).get("matchLabels") or {}
+        return _rollout.newest_first(_rollout.pods_of(deployment, self._list(PODS, selector_text(labels))))
 
     def _pods_say(self, step: Step) -> str:
         for pod in self._pods(step):
@@ -678,23 +977,11 @@ class Application:
                 return f" Pod {pod['metadata']['name']}: {_apply.redact(trouble, self.secret_texts)}."
         return ""
 
-    def _last_words(self, step: Step) -> str:
-        """Return the end of the log of the newest pod of a Job."""
-        pod = next(iter(self._pods(step)), None)
-        if pod is None:
-            return " It has left no pod behind."
-        name = pod["metadata"]["name"]
-        trouble = _rollout.pod_trouble(pod)
-        container = trouble.partition("container ")[2].partition(":")[0]
-        log = self.kube.logs(self.namespace, name, container=container, tail_lines=LOG_LINES).strip()
-        words = f"\nThe log of {name} ends:\n{log}" if log else f" Pod {name}: {trouble or 'it has written no log'}."
-        return _apply.redact(words, self.secret_texts)
-
     def _wait_until_gone(self, step: Step) -> None:
         """Wait until the object that had the name of *step* is no more."""
         path, selector = step.kind.path(self.namespace), f"metadata.name={step.name}"
         while True:
-            left = list(self.kube.list(path, field_selector=selector))
+            left = self._outlast(lambda: list(self.kube.list(path, field_selector=selector)))
             if not left:
                 return
             self._pause_or_give_up(path, "", selector, step.title, left)
@@ -702,13 +989,21 @@ class Application:
     def _wait_until_pods_gone(self, title: str, label_selector: str, chosen: t.Callable[[list[Object]], list[Object]]) -> None:
         path = PODS.path(self.namespace)
         while True:
-            left = chosen(list(self.kube.list(path, label_selector=label_selector)))
+            left = chosen(self._outlast(lambda: list(self.kube.list(path, label_selector=label_selector))))
             if not left:
                 return
-            self._pause_or_give_up(path, label_selector, "", f"Pod/{left[0]['metadata']['name']} of {title}", left)
+            self._pause_or_give_up(path, label_selector, "", f"Pod/{left[0]['metadata']['name']} of {title}", left, chosen)
 
-    def _pause_or_give_up(self, path: str, label_selector: str, field_selector: str, title: str, left: t.Sequence[Object]) -> None:
-        """Return when something has been deleted under *path*, or after a few seconds; raise ServingError at the deadline."""
+    def _pause_or_give_up(
+        self,
+        path: str,
+        label_selector: str,
+        field_selector: str,
+        title: str,
+        left: list[Object],
+        chosen: t.Callable[[list[Object]], list[Object]] = list,
+    ) -> None:
+        """Return when something of *left* is gone or no longer *chosen*, or after a few seconds; raise ServingError at the deadline."""
         if self.clock() >= self.deadline:
             finalizers = left[0]["metadata"].get("finalizers") or []
             holds = f" (held by {', '.join(finalizers)})" if finalizers else ""
@@ -716,9 +1011,15 @@ class Application:
                 f"{title} is deleted, but has not gone within {self.params['wait_timeout']} s{holds}. "
                 "Remove what still uses it, then run again."
             )
-        for event, _document in self._watch(path, label_selector, field_selector, longest_s=5):
-            if event == "DELETED":
-                return
+        waited_for = {document["metadata"]["uid"] for document in left}
+        self.progress.tell(f"{title} goes", f"{title}: being deleted")
+        try:
+            for event, document in self._watch(path, label_selector, field_selector, longest_s=2):
+                if document["metadata"]["uid"] in waited_for and (event == "DELETED" or not chosen([document])):
+                    return
+        except KubeError as exc:
+            self._bear(exc)
+            self.sleep(LOOK_S)
 
 
 def run(kube: Kube, params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.Any]:

@@ -365,6 +365,8 @@ def test_refusals_name_the_object_once() -> None:
     assert refused("Service", 422, 'Service "x" is invalid: spec.ports: Required value.') == "Service/x: spec.ports: Required value."
     forbidden = 'The Kubernetes API answered 403 to PATCH /api/v1/x: pods "x" is forbidden: exceeded quota.'
     assert refused("Service", 403, forbidden) == 'Service/x: pods "x" is forbidden: exceeded quota.'
+    typed = "failed to create typed patch object: errors:\n  .spec.limits.gpu: expected string, got 64\n  .spec.requests.gpu: expected\n."
+    assert refused("Job", 400, typed) == "Job/x: failed to create typed patch object: errors: .spec.limits.gpu: expected string, got 64."
     assert refused("Service", 0, "The Kubernetes API cannot be reached.") == "The Kubernetes API cannot be reached."
 
 
@@ -409,3 +411,32 @@ def test_a_claim_that_nobody_would_fill(wanted: Object, classes: list[Object], w
     trouble = _apply.class_trouble(document("PersistentVolumeClaim", "models", spec=wanted), classes)
     assert words in trouble
     assert bool(trouble) is bool(words)
+
+
+# --- an API server that goes away ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "heals"),
+    [(0, True), (429, True), (502, True), (503, True), (504, True), (401, False), (403, False), (404, False), (409, False), (500, False)],
+)
+def test_what_may_heal(status: int, heals: bool) -> None:
+    error = KubeError("no.", status=status)
+    assert _apply.may_heal(error) is heals
+    step = Step(KINDS["Service"], "x", _apply.CHANGED, desired={})
+    # the error stays what it is, so that it is known for what it is further up
+    assert (_apply.refusal(step, error, "ns") is error) is (heals or status == 401)
+
+
+def test_an_interruption_names_what_was_changed_and_nothing_else() -> None:
+    done = [
+        Step(KINDS["Namespace"], "ns", _apply.UNCHANGED, done=True),
+        Step(KINDS["ConfigMap"], "x", _apply.CHANGED, done=True),
+        Step(KINDS["Service"], "y", _apply.DELETED, done=True),
+        Step(KINDS["Deployment"], "z", _apply.CREATED),
+    ]
+    away = KubeError("Nobody answers.")
+    assert (
+        str(_apply.interrupted(away, done)) == "Nobody answers. Applied so far: ConfigMap/x, Service/y. Run again: it goes on from there."
+    )
+    assert str(_apply.interrupted(away, [done[0], done[3]])) == "Nobody answers. Nothing was changed. Run again."

@@ -10,10 +10,13 @@ import builtins
 import copy
 import itertools
 import json
+import re
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.llmops.serving.plugins.module_utils import _watch
 from ansible_collections.llmops.serving.plugins.module_utils._apply import KINDS
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._kube import Kube, KubeError, Object
@@ -28,6 +31,8 @@ SECRETS = f"{NAMESPACE}/secrets"
 SERVICES = f"{NAMESPACE}/services"
 PODS = f"{NAMESPACE}/pods"
 MONITORS = "/apis/monitoring.coreos.com/v1/namespaces/chatbot/servicemonitors"
+EVENTS = f"{NAMESPACE}/events"
+REPLICA_SETS = "/apis/apps/v1/namespaces/chatbot/replicasets"
 BUDGETS = "/apis/policy/v1/namespaces/chatbot/poddisruptionbudgets"
 
 
@@ -60,8 +65,16 @@ class FakeKube:
         self.refused: dict[str, KubeError] = {}
         self.events: list[t.Callable[[], None]] = []
         self.log = ""
+        self.shaky: set[str] = set()
+        self.failures: builtins.list[t.Optional[KubeError]] = []
         self.clock_s = 0.0
         self.numbers = itertools.count(1)
+
+    def _answers(self, path: str) -> None:
+        """Fail as the next of ``failures`` says, None being an answer."""
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure
 
     def _served(self, path: str) -> None:
         collection = path if path in self.absent | self.forbidden else path.rpartition("/")[0]
@@ -76,6 +89,8 @@ class FakeKube:
 
     def list(self, path: str, label_selector: str = "", field_selector: str = "", missing_ok: bool = True) -> t.Iterator[Object]:
         self.sent.append(f"LIST {path}")
+        if path in self.shaky:
+            self._answers(path)
         try:
             self._served(path)
         except KubeError as exc:
@@ -92,14 +107,18 @@ class FakeKube:
         found = []
         for place, document in self.store.items():
             labels = document["metadata"].get("labels", {})
-            pairs = [pair.split("=") for pair in label_selector.split(",") if pair]
+            among = re.fullmatch(r"(\S+) in \((.*)\)", label_selector)
+            wanted = [(among[1], among[2].split(","))] if among else []
+            wanted += [(key, [value]) for key, _, value in (pair.partition("=") for pair in label_selector.split(",") if not among) if key]
             named = field_selector in ("", f"metadata.name={document['metadata']['name']}")
-            if place.rpartition("/")[0] == path and named and all(labels.get(key) == value for key, value in pairs):
+            if place.rpartition("/")[0] == path and named and all(labels.get(key) in values for key, values in wanted):
                 found.append(copy.deepcopy(document))
         return found
 
     def apply(self, path: str, body: Object, field_manager: str, dry_run: bool = False) -> Object:
         self.sent.append(f"PATCH {path}")
+        if path in self.shaky and not dry_run:
+            self._answers(path)
         self._served(path)
         if path in self.refused:
             raise self.refused[path]
@@ -125,6 +144,8 @@ class FakeKube:
 
     def delete(self, path: str, dry_run: bool = False) -> None:
         self.sent.append(f"DELETE {path}")
+        if path in self.shaky and not dry_run:
+            self._answers(path)
         self._served(path)
         if path in self.refused:
             raise self.refused[path]
@@ -141,6 +162,8 @@ class FakeKube:
 
     def watch(self, path: str, label_selector: str = "", field_selector: str = "", timeout_s: int = 30) -> t.Iterator[tuple[str, Object]]:
         self.sent.append(f"WATCH {path}")
+        if path in self.shaky:
+            self._answers(path)
         before = self._matching(path, label_selector, field_selector)
         yield from (("ADDED", document) for document in before)
         if self.events:
@@ -151,7 +174,8 @@ class FakeKube:
         yield from (("MODIFIED", document) for document in after)
         self.clock_s += timeout_s
 
-    def logs(self, namespace: str, pod: str, container: str = "", tail_lines: int = 40) -> str:
+    def logs(self, namespace: str, pod: str, container: str = "", tail_lines: int = 40, previous: bool = False) -> str:
+        self.sent.append(f"LOG {pod}")
         return self.log
 
     def put(self, path: str, kind: str, labels: t.Optional[dict[str, str]] = None, **fields: t.Any) -> Object:
@@ -168,6 +192,13 @@ class FakeKube:
 
     def sleep(self, seconds: float) -> None:
         self.clock_s += seconds
+
+    def pause(self, seconds: float) -> None:
+        """Let the next event happen, or time pass."""
+        if self.events:
+            self.events.pop(0)()
+        else:
+            self.clock_s += seconds
 
     def finish_rollout(self) -> None:
         for path, document in self.store.items():
@@ -231,7 +262,19 @@ def apply(kube: FakeKube, manifests: t.Optional[list[Object]] = None, check_mode
     params.update(manifests=stack() if manifests is None else manifests, namespace="chatbot")
     params.update({"owner": {"instance": "chat", "component": "vllm"}, **options})
     kube.sent.clear()
-    return Application(t.cast(Kube, kube), params, check_mode, clock=lambda: kube.clock_s, sleep=kube.sleep).run()
+    return application(kube, params, check_mode).run()
+
+
+def application(kube: FakeKube, params: dict[str, t.Any], check_mode: bool = False) -> Application:
+    return Application(
+        t.cast(Kube, kube),
+        params,
+        check_mode,
+        clock=lambda: kube.clock_s,
+        sleep=kube.sleep,
+        now=lambda: 1_800_000_000 + kube.clock_s,
+        eyes=lambda connect: _watch.Still(connect, kube.pause),
+    )
 
 
 def without(name: str, kind: str = "") -> list[Object]:
@@ -531,6 +574,17 @@ def test_with_wait_the_pods_of_a_pruned_deployment_are_gone_at_the_end(kube: Fak
         apply(kube, without("router", "Deployment"), wait=True)
 
 
+def test_a_pod_that_could_not_be_started_is_not_waited_for(kube: FakeKube) -> None:
+    apply(kube)
+    kube.put(f"{PODS}/fetch-1", "Pod", {"job-name": "fetch", "controller-uid": kube.store[f"{JOBS}/fetch"]["metadata"]["uid"]})
+    kube.store[f"{PODS}/fetch-1"].update(status=ABSENT_IMAGE, spec={"nodeName": "gpu-1"})
+    kube.events = [lambda: kube.store[f"{PODS}/fetch-1"]["metadata"].update(deletionTimestamp="now")]
+    assert changed(apply(kube, [*without("fetch"), job("train")])) == {"Job/fetch": "changed"}
+    assert kube.events == []
+    assert kube.clock_s == 0
+    assert f"{PODS}/fetch-1" in kube.store
+
+
 # --- secrets -------------------------------------------------------------------------------------------------------------------------
 
 
@@ -625,15 +679,20 @@ def test_the_job_before_says_nothing_about_the_one_made_anew(kube: FakeKube, mon
     apply(kube)
     kube.finish_jobs("Failed", reason="BackoffLimitExceeded")
     before = copy.deepcopy(kube.store[f"{JOBS}/fetch"])
-    real = kube.watch
+    real = kube.list
+    looks: list[bool] = []
 
-    def late(path: str, *selectors: t.Any, **options: t.Any) -> t.Iterator[tuple[str, Object]]:
-        yield "ADDED", before
-        yield from real(path, *selectors, **options)
+    def late(path: str, *selectors: t.Any, **options: t.Any) -> t.Iterator[Object]:
+        found = list(real(path, *selectors, **options))
+        if path == JOBS and found and found[0]["metadata"]["uid"] != before["metadata"]["uid"]:
+            looks.append(len(looks) == 0)
+            found = [before] if looks[-1] else found
+        yield from found
 
-    monkeypatch.setattr(kube, "watch", late)
+    monkeypatch.setattr(kube, "list", late)
     kube.events = [lambda: None, kube.finish_jobs]
     apply(kube, wait_jobs=True)
+    assert looks == [True, False, False]
     assert kube.events == [], "it waited for the new one"
 
 
@@ -652,25 +711,422 @@ def test_a_failing_job_ends_the_wait_with_its_last_words(kube: FakeKube) -> None
     assert kube.clock_s == 0, "it must not wait for the timeout"
 
 
+def job_pod(kube: FakeKube, name: str, made: str = "1", **status: t.Any) -> Object:
+    """Put a pod of the Job there, *made* at that time."""
+    owner = {"kind": "Job", "name": "fetch", "uid": kube.store[f"{JOBS}/fetch"]["metadata"]["uid"]}
+    metadata = {"ownerReferences": [owner], "creationTimestamp": f"2026-11-21T00:00:0{made}Z"}
+    spec = {"nodeName": "gpu-1", "containers": [{"name": "main", "image": "x:1"}]}
+    conditions = [{"type": "PodScheduled", "status": "True"}]
+    return kube.put(
+        f"{PODS}/{name}", "Pod", {"job-name": "fetch"}, metadata=metadata, spec=spec, status={"conditions": conditions, **status}
+    )
+
+
+def ended(code: int, reason: str = "Error") -> Object:
+    return {"phase": "Failed", "containerStatuses": [{"name": "main", "state": {"terminated": {"exitCode": code, "reason": reason}}}]}
+
+
+def waiting(reason: str, message: str = "") -> Object:
+    return {"phase": "Pending", "containerStatuses": [{"name": "main", "image": "x:1", "state": waiting_state(reason, message)}]}
+
+
+def waiting_state(reason: str, message: str) -> Object:
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+RUNNING = {"phase": "Running", "containerStatuses": [{"name": "main", "state": {"running": {}}}]}
+ABSENT_IMAGE = waiting("ErrImageNeverPull", 'Container image "x:1" is not present with pull policy of Never')
+
+
+def test_a_job_whose_program_gives_up_ends_the_wait_with_its_last_line(kube: FakeKube) -> None:
+    def give_up() -> None:
+        job_pod(kube, "fetch-1", **ended(3))
+        kube.log = f"weights: 0.0 of 60.8 GiB\nx/y is gated: give the token of an account that may read it, not {data_of(kube)['API']}\n\n"
+
+    kube.events = [give_up]
+    with pytest.raises(ServingError) as failure:
+        apply(kube, wait_jobs=True)
+    assert str(failure.value) == (
+        "Job/fetch has failed: x/y is gated: give the token of an account that may read it, not (hidden).\n"
+        "Its log: kubectl -n chatbot logs fetch-1 -c main"
+    )
+    assert failure.value.details["verdict"]["cause"] == "given-up"
+    assert failure.value.details["results"][-1] == {"kind": "Job", "name": "fetch", "action": "created"}
+    assert kube.clock_s == 0
+    assert f"{DEPLOYMENTS}/router" not in kube.store
+
+
+def test_a_job_that_gave_up_and_has_failed_for_good_says_the_same(kube: FakeKube) -> None:
+    def fail() -> None:
+        job_pod(kube, "fetch-1", **ended(3))
+        kube.finish_jobs("Failed", reason="BackoffLimitExceeded")
+        kube.log = "no room\n"
+
+    kube.events = [fail]
+    with pytest.raises(ServingError, match=r"^Job/fetch has failed: no room\."):
+        apply(kube, wait_jobs=True)
+
+
+@pytest.mark.parametrize("code", [1, 137])
+def test_any_other_end_is_left_to_the_job_which_tries_again(kube: FakeKube, code: int) -> None:
+    kube.log = "ERROR: the hub is busy"
+    kube.events = [lambda: job_pod(kube, "fetch-1", **ended(code)), lambda: job_pod(kube, "fetch-2", "2", **RUNNING), kube.finish_jobs]
+    assert apply(kube, wait_jobs=True)["jobs"] == [{"name": "fetch", "last_line": "ERROR: the hub is busy"}]
+
+
+def test_only_the_newest_try_of_a_job_counts(kube: FakeKube) -> None:
+    def mended() -> None:
+        job_pod(kube, "fetch-1", "1", **ended(3))
+        job_pod(kube, "fetch-2", "2", **RUNNING)
+
+    kube.events = [mended, kube.finish_jobs]
+    assert apply(kube, wait_jobs=True)["jobs"]
+
+
+def test_a_job_whose_pod_can_never_start_ends_the_wait_at_once(kube: FakeKube) -> None:
+    kube.events = [lambda: job_pod(kube, "fetch-1", **ABSENT_IMAGE)]
+    with pytest.raises(ServingError, match=r"^Job/fetch has failed: .*fetch-1.*x:1") as failure:
+        apply(kube, wait_jobs=True)
+    assert failure.value.details["verdict"]["certain"] is True
+    assert kube.clock_s == 0
+
+
+def test_a_job_that_was_given_up_is_made_anew_by_the_next_run(kube: FakeKube) -> None:
+    kube.events = [lambda: job_pod(kube, "fetch-1", **ABSENT_IMAGE)]
+    with pytest.raises(ServingError):
+        apply(kube, wait_jobs=True)
+    kube.events = [lambda: kube.remove(f"{PODS}/fetch-1"), kube.finish_jobs]
+    kube.store[f"{PODS}/fetch-1"]["metadata"]["labels"]["controller-uid"] = kube.store[f"{JOBS}/fetch"]["metadata"]["uid"]
+    foreseen = apply(kube, check_mode=True)
+    assert actions(foreseen)["Job/fetch"] == "changed"
+    assert "# deleted and made anew: Job/fetch has failed: " in json.dumps(foreseen["diff"])
+    assert actions(apply(kube, wait_jobs=True))["Job/fetch"] == "changed"
+    assert not apply(kube, wait_jobs=True)["changed"]
+
+
+def test_a_job_that_still_runs_is_left_running_and_waited_for(kube: FakeKube) -> None:
+    apply(kube)
+    job_pod(kube, "fetch-1", **RUNNING)
+    kube.writes.clear()
+    kube.log = "weights: 60.8 of 60.8 GiB\n"
+    kube.events = [kube.finish_jobs]
+    result = apply(kube, wait_jobs=True)
+    assert not result["changed"]
+    assert kube.writes == []
+    assert result["jobs"] == [{"name": "fetch", "last_line": "weights: 60.8 of 60.8 GiB"}]
+    assert apply(kube, wait_jobs=True)["jobs"] == [], "a Job that was complete before has not run in this call"
+
+
+def test_a_job_that_failed_for_a_known_cause_says_what_to_do_before_its_log(kube: FakeKube) -> None:
+    def fail() -> None:
+        job_pod(kube, "fetch-1", **ended(1))
+        kube.finish_jobs("Failed", reason="BackoffLimitExceeded")
+        kube.log = "fetching\nOSError: [Errno 28] No space left on device\n"
+
+    kube.events = [fail]
+    with pytest.raises(
+        ServingError, match=r"^Job/fetch has failed \(BackoffLimitExceeded\)\. .*vllm_storage_size.*\nThe log of fetch-1 ends:"
+    ):
+        apply(kube, wait_jobs=True)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_job_whose_pod_the_cluster_refuses_ends_the_wait_unless_that_was_the_one_before(kube: FakeKube, before: bool) -> None:
+    def refuse() -> None:
+        uid = "uid-before" if before else kube.store[f"{JOBS}/fetch"]["metadata"]["uid"]
+        about = {"kind": "Job", "name": "fetch", "uid": uid}
+        message = 'Error creating: pods "fetch-1" is forbidden: exceeded quota: small, requested: pods=1, used: pods=0, limited: pods=0'
+        kube.put(f"{EVENTS}/e", "Event", involvedObject=about, reason="FailedCreate", message=message, lastTimestamp="2026-11-21T00:00:00Z")
+
+    kube.events = [refuse, kube.finish_jobs]
+    if before:
+        assert apply(kube, wait_jobs=True)["changed"]
+    else:
+        with pytest.raises(ServingError, match=r"^Job/fetch has failed: .*quota"):
+            apply(kube, wait_jobs=True)
+
+
+def test_each_job_is_told_once_even_if_the_look_that_saw_it_broke_off(kube: FakeKube) -> None:
+    other = job()
+    other["metadata"]["name"] = "train"
+
+    def finish() -> None:
+        kube.finish_jobs()
+        kube.log = f"made with {data_of(kube)['API']}\n"
+        # the pods of both, those of the first, and of the second there is no answer
+        kube.shaky, kube.failures = {PODS}, [None, None, KubeError("Nobody answers.")]
+
+    def make_pods() -> None:
+        job_pod(kube, "fetch-1", **RUNNING)
+
+    kube.events = [make_pods, finish]
+    result = apply(kube, [*stack(), other], wait_jobs=True)
+    assert kube.failures == []
+    assert result["jobs"] == [{"name": "fetch", "last_line": "made with (hidden)"}, {"name": "train", "last_line": ""}]
+
+
+def test_a_failure_tells_the_jobs_that_had_run(kube: FakeKube) -> None:
+    kube.refused[f"{SERVICES}/router"] = KubeError("no.", status=422)
+    kube.put(NAMESPACE, "Namespace")
+    real, kube.refused = kube.refused, {}
+
+    def finish() -> None:
+        kube.finish_jobs()
+        kube.refused = real
+
+    kube.events = [finish]
+    with pytest.raises(ServingError, match=r"^Service/router: no\.") as failure:
+        apply(kube, wait_jobs=True)
+    assert failure.value.details["jobs"] == [{"name": "fetch", "last_line": ""}]
+
+
+# --- progress ------------------------------------------------------------------------------------------------------------------------
+
+
+def told(path: Path) -> list[str]:
+    return [json.loads(line)["text"] for line in path.read_text().splitlines()]
+
+
+def test_a_job_tells_how_far_its_pod_is_and_then_what_that_writes(kube: FakeKube, tmp_path: Path) -> None:
+    def listen() -> None:
+        job_pod(kube, "fetch-1", **RUNNING)
+        kube.log = f"begin\nweights: 12.4 of 60.8 GiB with {data_of(kube)['API']}\n\n"
+
+    def listen_on() -> None:
+        kube.clock_s += 2
+        kube.log = "weights: 60.8 of 60.8 GiB\n"
+
+    def pull() -> None:
+        uid = job_pod(kube, "fetch-1", **waiting("ContainerCreating"))["metadata"]["uid"]
+        about = {"kind": "Pod", "name": "fetch-1", "uid": uid}
+        kube.put(f"{EVENTS}/e", "Event", involvedObject=about, reason="Pulling", message='Pulling image "x:1"', lastTimestamp="2026")
+
+    def again() -> None:
+        job_pod(kube, "fetch-1", **ended(1))
+
+    kube.events = [pull, listen, listen_on, again, kube.finish_jobs]
+    path = tmp_path / "progress"
+    apply(kube, wait_jobs=True, progress_path=str(path))
+    assert told(path) == [
+        "Job/fetch: its pod is being made",
+        "Job/fetch: pulling image x:1",
+        "weights: 12.4 of 60.8 GiB with (hidden)",
+        "weights: 60.8 of 60.8 GiB",
+        "Job/fetch: its pod has failed, and another try follows",
+    ]
+
+
+def test_a_rollout_tells_which_deployment_and_what_is_missing(kube: FakeKube, tmp_path: Path) -> None:
+    def make_pods() -> None:
+        rolling(kube)
+        router_pod(kube, "router-2-a", **{**RUNNING, "conditions": [{"type": "PodScheduled", "status": "True"}]})
+
+    kube.events = [make_pods, kube.finish_rollout]
+    path = tmp_path / "progress"
+    apply(kube, wait=True, progress_path=str(path))
+    assert told(path) == [
+        "Deployment/router: its change has not been taken up by the cluster yet",
+        "Deployment/router: 0 of 1 pods available (container main runs, but is not ready)",
+    ]
+
+
+def test_without_somebody_who_listens_no_log_is_read(kube: FakeKube) -> None:
+    kube.events = [lambda: job_pod(kube, "fetch-1", **RUNNING), lambda: None, kube.finish_jobs]
+    apply(kube, wait_jobs=True)
+    assert [request for request in kube.sent if request.startswith("LOG")] == ["LOG fetch-1"], "once, for the result"
+
+
+# --- an API server that goes away ----------------------------------------------------------------------------------------------------
+
+AWAY = KubeError("The Kubernetes API at https://cluster.test cannot be reached: [Errno 111] Connection refused. Check that it runs.")
+BUSY = KubeError("The Kubernetes API answered 503 to GET x: apiserver not ready.", status=503)
+
+
+@pytest.mark.parametrize("failure", [AWAY, BUSY])
+def test_an_api_server_that_goes_away_while_a_job_runs_is_asked_again(kube: FakeKube, tmp_path: Path, failure: KubeError) -> None:
+    def go() -> None:
+        kube.shaky = {PODS}
+        kube.failures = [failure, failure, failure]
+        kube.events = [lambda: None, lambda: None, lambda: None, kube.finish_jobs]
+
+    kube.events = [go]
+    path = tmp_path / "progress"
+    result = apply(kube, wait_jobs=True, progress_path=str(path))
+    assert len(result["jobs"]) == 1
+    assert kube.failures == []
+    assert f"{str(failure).partition('. ')[0].rstrip('.')}; trying again" in told(path)
+
+
+def test_an_api_server_that_stays_away_ends_with_what_was_applied(kube: FakeKube) -> None:
+    def go() -> None:
+        kube.shaky = {JOBS}
+        kube.failures = [AWAY] * 1000
+
+    kube.events = [go]
+    with pytest.raises(ServingError) as failure:
+        apply(kube, wait_jobs=True, wait_timeout=60)
+    assert str(failure.value) == (
+        f"{AWAY} Applied so far: Namespace/chatbot, Secret/keys, ConfigMap/settings and 2 more. Run again: it goes on from there."
+    )
+    assert failure.value.details["changed"] is True
+    assert 60 <= kube.clock_s < 70
+    assert f"{DEPLOYMENTS}/router" not in kube.store
+
+
+def test_what_is_no_outage_is_not_asked_again(kube: FakeKube) -> None:
+    kube.shaky = {JOBS}
+    kube.failures = [None, KubeError("Not permitted: no.", status=403)]
+    with pytest.raises(ServingError, match=r"^Not permitted: no\.$"):
+        apply(kube, wait_jobs=True)
+    kube.remove(f"{JOBS}/fetch")
+    kube.shaky = {f"{JOBS}/fetch"}
+    kube.failures = [KubeError("Not permitted: no.", status=403)]
+    with pytest.raises(ServingError, match=r"^Job/fetch: Not permitted: no\.$"):
+        apply(kube)
+    assert kube.clock_s == 0
+
+
+def test_pods_that_may_not_be_seen_do_not_stop_a_wait(kube: FakeKube) -> None:
+    kube.forbidden = {PODS, EVENTS}
+    kube.events = [kube.finish_rollout]
+    assert apply(kube, wait=True)["changed"]
+
+
+@pytest.mark.parametrize("tries", [1, 4])
+def test_a_change_that_nobody_answers_is_sent_again(kube: FakeKube, tries: int) -> None:
+    kube.shaky = {f"{SERVICES}/router"}
+    kube.failures = [AWAY] * tries
+    assert apply(kube)["changed"]
+    assert f"{SERVICES}/router" in kube.store
+    kube.failures = [AWAY] * tries
+    assert changed(apply(kube, without("router", "Service"))) == {"Service/router": "deleted"}
+    assert f"{SERVICES}/router" not in kube.store
+
+
+def test_a_change_that_nobody_answers_for_long_fails_and_the_next_run_goes_on(kube: FakeKube) -> None:
+    kube.shaky = {f"{SERVICES}/router"}
+    kube.failures = [AWAY] * 5
+    with pytest.raises(ServingError, match=r"Connection refused.* and 2 more\. Run again: it goes on from there\.$"):
+        apply(kube)
+    assert 10 <= kube.clock_s <= 20
+    assert list(changed(apply(kube))) == ["Service/router", "Deployment/router", "ServiceMonitor/router"]
+
+
+def test_an_outage_during_the_rehearsal_changes_nothing_and_says_so(kube: FakeKube) -> None:
+    apply(kube)
+    kube.writes.clear()
+    kube.refused[f"{SERVICES}/router"] = AWAY
+    with pytest.raises(ServingError) as failure:
+        apply(kube, [*without("router", "Service"), manifest("Service", "router", spec={"ports": [{"port": 1}]})])
+    assert str(failure.value) == f"{AWAY} Nothing was changed. Run again."
+    assert kube.writes == []
+
+
+@pytest.mark.parametrize("place", ["list", "watch"])
+def test_an_outage_while_something_goes_is_outlasted(kube: FakeKube, place: str) -> None:
+    apply(kube)
+    kube.finish_jobs()
+    kube.dying(f"{CLAIMS}/models")
+    kube.shaky = {CLAIMS}
+    # the first list reads what is there, the second one looks whether it has gone, then it is watched
+    kube.failures = [None, AWAY, AWAY] if place == "list" else [None, None, AWAY]
+    assert actions(apply(kube))["PersistentVolumeClaim/models"] == "created"
+    assert kube.failures == []
+
+
 # --- waiting -------------------------------------------------------------------------------------------------------------------------
 
 
 def test_wait_ends_with_the_rollout(kube: FakeKube) -> None:
-    kube.events = [lambda: None, kube.finish_rollout]
+    kube.events = [lambda: None, kube.finish_rollout, lambda: pytest.fail("it goes on waiting")]
     apply(kube, wait=True)
-    assert len([request for request in kube.sent if request.startswith("WATCH")]) == 2
+    assert len(kube.events) == 1
+    assert kube.clock_s == 0
 
 
 def test_a_timeout_names_the_deployment_and_what_its_pod_waits_for(kube: FakeKube) -> None:
-    waiting = {"name": "main", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image x:1"}}}
+    state = {"name": "main", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image x:1"}}}
     metadata = {"ownerReferences": [{"kind": "ReplicaSet", "name": "router-5d"}]}
     labels = {"app": "router", "pod-template-hash": "5d"}
-    kube.put(f"{PODS}/router-5d-a", "Pod", labels, metadata=metadata, status={"containerStatuses": [waiting]})
+    kube.put(f"{PODS}/router-5d-a", "Pod", labels, metadata=metadata, status={"containerStatuses": [state]})
     with pytest.raises(ServingError) as failure:
         apply(kube, wait=True, wait_timeout=90)
     assert str(failure.value).startswith("Deployment/router is not ready after 90 s: its change has not been taken up by the cluster yet.")
     assert "Pod router-5d-a: container main: ImagePullBackOff (Back-off pulling image x:1)." in str(failure.value)
     assert kube.clock_s >= 90
+
+
+def rolling(kube: FakeKube, hidden: int = 0) -> None:
+    """Let the cluster take up the Deployment as its second version, with one new pod that is not available."""
+    document = kube.store[f"{DEPLOYMENTS}/router"]
+    document["metadata"].setdefault("annotations", {})["deployment.kubernetes.io/revision"] = "2"
+    counts = {"replicas": 1, "updatedReplicas": 1, "unavailableReplicas": 1}
+    document["status"] = {"observedGeneration": document["metadata"]["generation"] - hidden, **counts}
+    for number in ("1", "2"):
+        owner = {"kind": "Deployment", "name": "router", "uid": document["metadata"]["uid"]}
+        metadata = {"ownerReferences": [owner], "annotations": {"deployment.kubernetes.io/revision": number}}
+        kube.put(f"{REPLICA_SETS}/router-{number}", "ReplicaSet", metadata=metadata)
+
+
+def router_pod(kube: FakeKube, name: str, **status: t.Any) -> Object:
+    number = name.split("-")[1]
+    owner = {"kind": "ReplicaSet", "name": f"router-{number}", "uid": kube.store[f"{REPLICA_SETS}/router-{number}"]["metadata"]["uid"]}
+    spec = {"nodeName": "gpu-1", "containers": [{"name": "main", "image": "x:1"}]}
+    return kube.put(f"{PODS}/{name}", "Pod", {"app": "router"}, metadata={"ownerReferences": [owner]}, spec=spec, status=status)
+
+
+def test_a_deployment_whose_new_pod_can_never_start_ends_the_wait_at_once(kube: FakeKube) -> None:
+    def fail() -> None:
+        rolling(kube)
+        router_pod(kube, "router-2-a", **ABSENT_IMAGE)
+
+    kube.events = [fail]
+    with pytest.raises(ServingError, match=r"^Deployment/router has failed to roll out: .*router-2-a.*x:1") as failure:
+        apply(kube, wait=True)
+    assert failure.value.details["verdict"]["where"]
+    assert kube.clock_s == 0
+
+
+def test_no_secret_is_in_a_verdict(kube: FakeKube) -> None:
+    def fail() -> None:
+        rolling(kube)
+        again = {"exitCode": 1, "reason": "Error"}
+        crashed = {"name": "main", "restartCount": 2, "state": {"terminated": again}, "lastState": {"terminated": again}}
+        router_pod(kube, "router-2-a", phase="Running", containerStatuses=[crashed])
+        kube.log = f"ValueError: the key {data_of(kube)['API']} is bad\n"
+
+    kube.events = [fail]
+    with pytest.raises(ServingError, match=r"the key \(hidden\) is bad") as failure:
+        apply(kube, wait=True)
+    assert data_of(kube)["API"] not in f"{failure.value} {failure.value.details}"
+
+
+@pytest.mark.parametrize(("pod", "hidden"), [("router-1-a", 0), ("router-2-a", 1)])
+def test_a_pod_of_the_version_before_says_nothing_about_this_one(kube: FakeKube, tmp_path: Path, pod: str, hidden: int) -> None:
+    def fail() -> None:
+        rolling(kube, hidden)
+        router_pod(kube, pod, **ABSENT_IMAGE)
+
+    kube.events = [fail, kube.finish_rollout]
+    path = tmp_path / "progress"
+    apply(kube, wait=True, progress_path=str(path))
+    assert kube.events == []
+    assert not any("(" in text for text in told(path)), "it tells nothing of that pod either"
+
+
+def test_a_cause_that_may_heal_is_told_and_named_when_the_time_is_up(kube: FakeKube, tmp_path: Path) -> None:
+    def fail() -> None:
+        rolling(kube)
+        router_pod(kube, "router-2-a", **waiting("ErrImagePull", "dial tcp 192.0.2.1:443: i/o timeout"))
+
+    kube.events = [fail]
+    path = tmp_path / "progress"
+    with pytest.raises(
+        ServingError, match=r"^Deployment/router is not ready after 60 s: 0 of 1 pods available\. router-2-a, .*i/o timeout"
+    ) as failure:
+        apply(kube, wait=True, wait_timeout=60, progress_path=str(path))
+    assert failure.value.details["verdict"]["certain"] is False
+    assert re.fullmatch(r"Deployment/router: 0 of 1 pods available \(.*i/o timeout\)", told(path)[-1])
 
 
 def test_a_rollout_that_is_given_up_ends_the_wait(kube: FakeKube) -> None:
