@@ -1,0 +1,222 @@
+"""What clients notice of a switch of the model: failed requests, the longest gap, and how long it takes, beside kubectl.
+
+Usage: .venv/bin/python benchmarks/switch.py INVENTORY [--rate 6] [--json FILE]
+Needs KUBECONFIG and the images that INVENTORY names. It installs the row `smoke` in a namespace of its own, and asks for the alias `chat`
+through the router all the time (half of the requests streamed), while the model is switched smoke -> smoke-json -> smoke: by this
+collection with surge and with recreate, and by `kubectl apply` of the same Deployment followed by `kubectl rollout status`, once with
+RollingUpdate (as the production-stack chart does) and once with Recreate. Weights of both are on the volume before the clock starts.
+
+The gap is the longest time in which no request that was sent came back whole. The engine's start is taken from its pod: from the start of
+its container to its condition Ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from pathlib import Path
+
+import requests
+
+ROOT = Path(__file__).resolve().parents[1]
+ANSIBLE = ROOT / ".venv/bin/ansible-playbook"
+NAMESPACE = "bench-switch"
+ENGINE = "vllm-backend"
+PLAY = """
+- hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.import_role: {name: llmops.serving.vllm}
+"""
+REMOVE = PLAY.replace("serving.vllm}", "serving.vllm, tasks_from: remove}")
+TIMEOUT_S = 20.0
+
+
+class Answer(t.NamedTuple):
+    """One request: when it was sent, when its answer was whole, and what went wrong (empty: nothing)."""
+
+    sent_s: float
+    done_s: float
+    error: str
+
+
+class Load:
+    """Asks at a steady rate, whatever comes back, until it is stopped."""
+
+    def __init__(self, url: str, key: str, rate: float) -> None:
+        self.url, self.rate = url, rate
+        self.headers = {"Authorization": f"Bearer {key}"}
+        self.answers: list[Answer] = []
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> Load:
+        """Begin to ask."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        """End when all that was asked has come back."""
+        self._over.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with ThreadPoolExecutor(64) as pool:
+            begun, number = time.monotonic(), 0
+            while not self._over.is_set():
+                pool.submit(self._ask, number % 2 == 0)
+                number += 1
+                self._over.wait(max(0.0, begun + number / self.rate - time.monotonic()))
+
+    def _ask(self, stream: bool) -> None:
+        body = {"model": "chat", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16, "temperature": 0, "stream": stream}
+        sent, error = time.monotonic(), ""
+        try:
+            with requests.post(
+                f"{self.url}/v1/chat/completions", json=body, headers=self.headers, timeout=TIMEOUT_S, stream=stream
+            ) as answer:
+                text = answer.text
+            if answer.status_code != 200:
+                error = f"{answer.status_code} {text[:60]}"
+            elif stream and "[DONE]" not in text:
+                error = "stream broke off"
+        except requests.RequestException as exc:
+            error = type(exc).__name__
+        self.answers.append(Answer(sent, time.monotonic(), error))
+
+
+def kubectl(*words: str, stdin: str = "") -> str:
+    """Run kubectl in the namespace of the benchmark and return what it prints."""
+    done = subprocess.run(["kubectl", "-n", NAMESPACE, *words], input=stdin, check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+def play(text: str, inventory: str, *words: str) -> float:
+    """Run a playbook; return its seconds. Its output is shown when it fails."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yml", dir=ROOT) as file:
+        file.write(text)
+        file.flush()
+        begun = time.monotonic()
+        done = subprocess.run(
+            [str(ANSIBLE), "-i", inventory, "-e", f"llm_namespace={NAMESPACE}", *words, file.name],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+    if done.returncode:
+        sys.exit(done.stdout[-4000:] + done.stderr[-2000:])
+    return time.monotonic() - begun
+
+
+def newest_start_s() -> float:
+    """Seconds from the start of the newest engine's container to its pod being ready."""
+    pods = json.loads(kubectl("get", "pods", "-l", "app=vllm-backend", "-o", "json"))["items"]
+    pod = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+    ready = next(c for c in pod["status"]["conditions"] if c["type"] == "Ready")["lastTransitionTime"]
+    started = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+    return (datetime.fromisoformat(ready) - datetime.fromisoformat(started)).total_seconds()
+
+
+def by_kubectl(deployment: dict[str, t.Any], strategy: dict[str, t.Any]) -> t.Callable[[], float]:
+    """Return a function that switches by kubectl to *deployment*, and returns its seconds."""
+    wanted = json.loads(json.dumps(deployment))
+    wanted["spec"]["strategy"] = strategy
+
+    def switch() -> float:
+        begun = time.monotonic()
+        kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=llmops.serving", "-f", "-", stdin=json.dumps(wanted))
+        kubectl("rollout", "status", f"deployment/{ENGINE}", "--timeout=600s")
+        return time.monotonic() - begun
+
+    return switch
+
+
+def measured(title: str, load: Load, switch: t.Callable[[], float]) -> dict[str, t.Any]:
+    """Run *switch* under load, then five seconds more; return what clients saw meanwhile."""
+    first = len(load.answers)
+    seconds = switch()
+    time.sleep(5)
+    answers = load.answers[first:]
+    whole = sorted(answer.done_s for answer in answers if not answer.error)
+    failed = [answer for answer in answers if answer.error]
+    start_s = newest_start_s()
+    gap_s = max((later - earlier for earlier, later in zip(whole, whole[1:])), default=0.0)
+    row = {
+        "switch": title,
+        "requests": len(answers),
+        "failed": len(failed),
+        "errors": sorted({answer.error for answer in failed})[:3],
+        "gap_s": round(gap_s, 1),
+        "engine_start_s": round(start_s, 1),
+        "gap_over_start_s": round(gap_s - start_s, 1),
+        "total_s": round(seconds, 1),
+    }
+    print(f"{title:<44} {row['requests']:>8} {row['failed']:>6} {gap_s:>7.1f} {start_s:>8.1f} {seconds:>8.1f}", flush=True)
+    return row
+
+
+@contextlib.contextmanager
+def router(inventory: str) -> t.Iterator[tuple[str, str]]:
+    """Install `smoke`; give the router's address and its key; remove all of it in the end."""
+    try:
+        play(PLAY, inventory, "-e", "vllm_model_name=smoke")
+        address = kubectl("get", "service", "vllm-router", "-o", "jsonpath={.spec.clusterIP}")
+        command = f"kubectl -n {NAMESPACE} get secret vllm-secrets -o jsonpath='{{.data.VLLM_API_KEY}}' | base64 -d"
+        key = subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
+        yield f"http://{address}:8000", key
+    finally:
+        play(REMOVE, inventory, "-e", "vllm_purge=true")
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inventory")
+    parser.add_argument("--rate", type=float, default=6.0, help="requests in a second")
+    parser.add_argument("--json", help="file for the figures")
+    options = parser.parse_args()
+    inventory = options.inventory
+
+    def engine() -> dict[str, t.Any]:
+        live = json.loads(kubectl("get", "deployment", ENGINE, "-o", "json"))
+        kept = {key: live["metadata"][key] for key in ("name", "namespace", "labels")}
+        return {"apiVersion": live["apiVersion"], "kind": live["kind"], "metadata": kept, "spec": live["spec"]}
+
+    rows = []
+    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "100%", "maxUnavailable": 0}}
+    recreate = {"type": "Recreate", "rollingUpdate": None}
+    with router(inventory) as (url, key):
+        deployments = {"smoke": engine()}
+        play(PLAY, inventory, "-e", "vllm_model_name=smoke-json", "-e", "vllm_switch_strategy=recreate")
+        deployments["smoke-json"] = engine()
+        play(PLAY, inventory, "-e", "vllm_model_name=smoke", "-e", "vllm_switch_strategy=recreate")
+        print(f"{'switch':<44} {'requests':>8} {'failed':>6} {'gap s':>7} {'start s':>8} {'total s':>8}")
+        with Load(url, key, options.rate) as load:
+            time.sleep(5)
+            for strategy in ("surge", "recreate"):
+                for row in ("smoke-json", "smoke"):
+                    words = ("-e", f"vllm_model_name={row}", "-e", f"vllm_switch_strategy={strategy}")
+                    rows.append(measured(f"{strategy} to {row}", load, lambda words=words: play(PLAY, inventory, *words)))
+            for title, way in (("RollingUpdate", rolling), ("Recreate", recreate)):
+                for row in ("smoke-json", "smoke"):
+                    rows.append(measured(f"kubectl, {title} to {row}", load, by_kubectl(deployments[row], way)))
+    for ours, theirs in (("surge", "kubectl, RollingUpdate"), ("recreate", "kubectl, Recreate")):
+        totals = [sum(row["total_s"] for row in rows if row["switch"].startswith(f"{name} to")) for name in (ours, theirs)]
+        gaps = [max(row["gap_s"] for row in rows if row["switch"].startswith(f"{name} to")) for name in (ours, theirs)]
+        print(f"{ours} beside {theirs}: {totals[0] / totals[1]:.2f} x the time, {gaps[0] / gaps[1]:.2f} x the longest gap")
+    if options.json:
+        Path(options.json).write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
