@@ -7,7 +7,7 @@ PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
 PYTEST = .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
+.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight prune-models uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ gpu-runtime-guard: .venv/ready $(INVENTORY) ## name what else holds the GPUs bef
 
 ollama-preflight: .venv/ready $(INVENTORY) ## the same before Ollama starts
 	@$(PLAYBOOK) playbooks/guard.yml -e guard_runtime=ollama
+
+prune-models: .venv/ready $(INVENTORY) ## remove weights that nothing serves from; make plan lists them
+	@$(PLAYBOOK) playbooks/prune.yml
 
 uninstall-chat: .venv/ready $(INVENTORY) ## remove the chat; keeps chats, weights and secrets unless ANSIBLE_ARGS="-e purge=true"
 	@$(PLAYBOOK) playbooks/uninstall.yml

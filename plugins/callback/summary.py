@@ -14,7 +14,8 @@ author: The llmops.serving authors (@llmops)
 description:
   - Prints, below the recap, the pairs that the run has put into C(serving_summary) with M(ansible.builtin.set_stats), aligned.
   - Before them, the lines in C(serving_report), as they are.
-  - When nothing was changed, it says so. When a task failed, it repeats the message of the first one.
+  - When nothing was changed, it says so. When the run has failed, it repeats the message of the task that ended it - the last one to fail
+    on a host, because a failure before may have been rescued.
 """
 
 import typing as t
@@ -23,7 +24,7 @@ from ansible.plugins.callback import CallbackBase
 
 
 class CallbackModule(CallbackBase):
-    """Collects the first failure while the run goes on, and prints at its end."""
+    """Collects failures while the run goes on, and prints at its end."""
 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
@@ -32,12 +33,12 @@ class CallbackModule(CallbackBase):
 
     def __init__(self, *args: t.Any, **kwargs: t.Any) -> None:
         super().__init__(*args, **kwargs)
-        self.failure = ""
+        self.failures: dict[str, str] = {}
 
     def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
-        """Keep the message of the first failure that ends the run."""
-        if not ignore_errors and not self.failure:
-            self.failure = first_lines(result.result.get("msg"))
+        """Keep the message of the last failure of each host: what comes after a rescue knows how it ended."""
+        if not ignore_errors:
+            self.failures[str(result.host)] = first_lines(result.result.get("msg"))
 
     def v2_runner_on_unreachable(self, result: t.Any) -> None:
         """Keep the message of a host that does not answer."""
@@ -48,9 +49,10 @@ class CallbackModule(CallbackBase):
         custom: dict[str, t.Any] = stats.custom.get("_run") or {}
         for line in custom.get("serving_report") or []:
             self._display.display(line)
-        failed = bool(stats.failures or stats.dark)
-        if failed:
-            self._display.display(f"Failed: {self.failure or 'see above'}", color="red")
+        ended = [str(host) for host in (*stats.failures, *stats.dark)]
+        if ended:
+            message = next((self.failures[host] for host in ended if self.failures.get(host)), "see above")
+            self._display.display(f"Failed: {message}", color="red")
             return
         summary: dict[str, t.Any] = custom.get("serving_summary") or {}
         if not summary:

@@ -29,6 +29,10 @@ options:
     description: Result of M(llmops.serving.model_fit).
     type: dict
     default: {}
+  switch:
+    description: Result of M(llmops.serving.switch_plan).
+    type: dict
+    default: {}
   applied:
     description:
       - Results of M(llmops.serving.kubernetes_apply) or M(llmops.serving.supervisor_apply) in check mode, as C(vllm) and C(open-webui),
@@ -50,8 +54,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - "The report: C(model), C(gpus), C(fit), C(download_gib), C(install_mib), C(changes), C(restarts), C(stops), C(gap), C(deletes),
-      C(warnings), C(refusals), C(changed)."
+    - "The report: C(model), C(gpus), C(fit), C(download_gib), C(install_mib), C(changes), C(restarts), C(stops), C(switch), C(gap),
+      C(unused_weights), C(deletes), C(warnings), C(refusals), C(changed)."
   type: dict
 """
 
@@ -65,11 +69,12 @@ def plan_report(
     gpus: t.Optional[t.Mapping[str, t.Any]] = None,
     guard: t.Optional[t.Mapping[str, t.Any]] = None,
     fit: t.Optional[t.Mapping[str, t.Any]] = None,
+    switch: t.Optional[t.Mapping[str, t.Any]] = None,
     applied: t.Optional[t.Mapping[str, t.Mapping[str, t.Any]]] = None,
     weights_there: bool = False,
 ) -> dict[str, t.Any]:
     """Return what an installation would do."""
-    return make_report(plan, gpus or {}, guard or {}, fit or {}, applied or {}, weights_there)
+    return make_report(plan, gpus or {}, guard or {}, fit or {}, switch or {}, applied or {}, weights_there)
 
 
 class FilterModule:

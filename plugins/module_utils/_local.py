@@ -158,6 +158,7 @@ def make(
     kinds = {"supervisor": SUPERVISOR_ENVIRONMENT, "router": ROUTER_ENVIRONMENT, "engine": ENGINE_ENVIRONMENTS[accelerator]}
     environments = {name: environment(settings, kind) for name, kind in kinds.items()}
     engine_python = f"{environments['engine']['path']}/bin/python"
+    share = row.get("gpu_memory_utilization", _capacity.UTILIZATION)
     url = f"http://{LOOPBACK}:{port_of[ROUTER]}"
     weights_mib = math.ceil(float(row.get("weights_gib") or 0) * 1024)
     hub = row.get("source") != "smoke" and not row["model"].startswith("/")
@@ -172,6 +173,8 @@ def make(
             "command": [engine_python, "-m", "vllm.entrypoints.cli.main", "serve", *engine_args],
             "args": engine_args,
             "env": engine_env | _gpu_selection(settings["vllm_gpu_ids"]),
+            # memory of an engine that has just ended comes back a little later
+            "before": [engine_python, f"{settings['vllm_files_dir']}/wait_for_gpu.py", "--min-free-share", str(share)] if gpu_count else [],
             "secret_env": {key: f"vllm/{key}" for key in (["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []) + ["HF_TOKEN"]},
             "port": port_of[ENGINE],
             "gpu_count": gpu_count,
@@ -190,7 +193,8 @@ def make(
             "ports": [port_of[ROUTER], port_of[ROUTER_METRICS]],
             "stop_s": 20,
         },
-        "prefetch": prefetch and {**prefetch, "command": [engine_python, prefetch["script"], *prefetch["command"][2:]]},
+        "prefetch": prefetch and {**prefetch, "command": [engine_python, prefetch["script"], *prefetch["arguments"]]},
+        "prune": {"command": [engine_python, f"{settings['vllm_files_dir']}/prune_models.py", "--data", state_dir]},
         "hub_model": row["model"] if hub else None,
         "hub_cache": hub_cache,
         "secrets": {"generate": ["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []},

@@ -11,12 +11,14 @@ and modules only read. It holds references to secrets (name and key of a Secret)
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _local, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
+from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 
 Plan = dict[str, t.Any]
 Gpus = t.Sequence[t.Mapping[str, t.Any]]
@@ -25,6 +27,8 @@ FP8_IF_SUPPORTED = "fp8_if_supported"
 ENGINE_PORT = 8000
 DATA = "/data"
 MAX_LABEL = 63
+# Routers see the engines that carry it. On a switch it is taken off the new ones until they are verified, then off the old ones.
+ROUTED = {"serving.llmops/routed": "true"}
 
 # Which router stands in front where the user says `auto`.
 USUAL_ROUTERS = {"kubernetes": "production-stack", "local": "vllm-router"}
@@ -70,19 +74,33 @@ CONTAINER_SECURITY = {"allowPrivilegeEscalation": False, "capabilities": {"drop"
 # Rates for the startup budget, on the safe side: a 1 Gbit/s line at half its speed, a slow network disk, and what every start costs
 # (Python, CUDA, compilation, profile run).
 DOWNLOAD_MIB_PER_S = 50
+# A line so slow that whoever waits for it had better look why. What is on the volume by then stays there.
+SLOWEST_DOWNLOAD_MIB_PER_S = 5
 LOAD_MIB_PER_S = 200
 START_S = 300
 UNKNOWN_WEIGHTS_GIB = 100.0
+# Routers watch the engines' pods, so they know at once that one is leaving.
+PRE_STOP_S = 2
 MEMORY_LIMIT = "32Gi"
 QUANTITY_UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, **{f"{unit}i": 2.0 ** (10 * power) for power, unit in enumerate("KMGTPE", 1)}}
 QUANTITY_UNITS.update({unit: 10.0 ** (3 * power) for power, unit in enumerate("MGTPE", 2)})
 
 # Variables that are true or false, and the words for that in YAML and on a command line.
-SWITCHES = ("vllm_fit_check", "vllm_memory_check", "vllm_api_key_enabled", "vllm_service_monitor_enabled", "vllm_volume_permissions")
+SWITCHES = (
+    "vllm_api_key_enabled",
+    "vllm_fit_check",
+    "vllm_memory_check",
+    "vllm_prefetch",
+    "vllm_rollback",
+    "vllm_service_monitor_enabled",
+    "vllm_verify",
+    "vllm_volume_permissions",
+)
 WORDS_OF_SWITCHES = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+_ALIAS = re.compile(r"[A-Za-z0-9][\w./-]*")
 _IMAGE_TAG = re.compile(r"[\w][\w.-]{0,127}")
 _IMAGE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -117,14 +135,17 @@ def make_plan(
     port_of = _local.ports(host, settings)
     place = Place(settings["vllm_state_dir"], _local.LOOPBACK, port_of[_local.ENGINE]) if local else Place(DATA, "0.0.0.0", ENGINE_PORT)
     stack = settings["vllm_stack_name"]
-    budget_s = settings["vllm_startup_timeout"] or startup_budget_s(row)
     gpu_count, tensor_parallel = _gpus_wanted(settings, name, row)
     _check_capability(name, row, gpus)
+    alias = _alias(settings, catalog)
     prefetch = _prefetch(settings, row, place)
+    budget_s = settings["vllm_startup_timeout"] or startup_budget_s(row, prefetch is not None)
     model = prefetch["model_path"] if prefetch else row["model"]
     kv_cache_dtype = _kv_cache_dtype(settings, name, row, gpus)
-    args = _engine_args(settings, name, row, kv_cache_dtype, tensor_parallel, model, place)
+    args = _engine_args(settings, name, alias, row, kv_cache_dtype, tensor_parallel, model, place)
     env = _engine_env(settings, row, budget_s, prefetch is not None or model.startswith("/"), place)
+    if prefetch:
+        prefetch["env"] = _prefetch_env(env, settings["vllm_hf_endpoint"]) if prefetch["hub"] else env
     common = {
         "stack": stack,
         "platform": settings["vllm_platform"],
@@ -132,6 +153,7 @@ def make_plan(
         "owner": {"instance": stack, "component": "vllm"},
         "model": {
             "name": name,
+            "alias": alias,
             "source": model,
             "license": row.get("license"),
             "gated": row.get("gated", False),
@@ -143,11 +165,26 @@ def make_plan(
         },
         "gpu_check": _gpu_check(settings, row, gpu_count),
         "fit": _fit(settings, row, kv_cache_dtype, gpu_count),
-        "wait": {"timeout_s": budget_s + 120},
+        "wait": {"timeout_s": budget_s + 120, "prefetch_timeout_s": _prefetch_timeout_s(row)},
+        "switch": {"strategy": settings["vllm_switch_strategy"], "rollback": settings["vllm_rollback"]},
+        # what this plan puts beside other weights, by the names of prune_models.py
+        "weights": {prefetch["weights"]: {"model": name, "gib": row.get("weights_gib")}} if prefetch else {},
+        "verify": {
+            "enabled": settings["vllm_verify"],
+            "request": {
+                "model": name,
+                "aliases": [alias] if alias else [],
+                "tool_calls": bool(row.get("tool_call_parser")) and row.get("enable_auto_tool_choice", True),
+                "reasoning": bool(row.get("reasoning_parser")),
+                "max_model_len": row.get("max_model_len"),
+            },
+        },
     }
     if local:
-        return {**common, **_local.make(settings, row, port_of, args, env, prefetch, gpu_count, budget_s)}
-    return {**common, **_on_kubernetes(settings, row, kv_cache_dtype, args, env, prefetch, gpu_count, tensor_parallel, budget_s)}
+        part = _local.make(settings, row, port_of, args, env, prefetch, gpu_count, budget_s)
+    else:
+        part = _on_kubernetes(settings, row, kv_cache_dtype, args, env, prefetch, gpu_count, tensor_parallel, budget_s)
+    return {**common, **part, "endpoint": {**part["endpoint"], "alias": alias}}
 
 
 def _on_kubernetes(
@@ -166,18 +203,26 @@ def _on_kubernetes(
     names = _names(stack)
     labels = {"app": "vllm-backend", "app.kubernetes.io/instance": stack}
     if prefetch:
-        prefetch = {**prefetch, **_prefetch_job(settings, row, names, prefetch["name"])}
+        prefetch = {**prefetch, **_prefetch_job(settings, row, names, prefetch)}
     engine = _engine(settings, row, kv_cache_dtype, args, env, gpu_count, tensor_parallel, budget_s)
-    router = _router(settings, namespace, labels, budget_s)
+    hidden = selector_text({**labels, **dict.fromkeys(ROUTED, "false")})
+    router = _router(settings, namespace, {**labels, **ROUTED}, budget_s)
     secrets = _secrets(settings, names)
     return {
         "namespace": namespace,
         "names": names,
         "labels": labels,
-        "label_selector": ",".join(f"{key}={value}" for key, value in labels.items()),
-        "engine": engine,
-        "router": router,
+        "pod_labels": {**labels, **ROUTED},
+        "label_selector": selector_text(labels),
+        "engine": {**engine, "new_pods": {"namespace": namespace, "label_selector": hidden, "port": ENGINE_PORT}},
+        "router": {**router, "service": {"namespace": namespace, "name": names["router"], "port": _routers.PORT}},
         "prefetch": prefetch,
+        "prune": {
+            "command": ["python3", "/scripts/prune_models.py", "--data", DATA],
+            "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}, "limits": {"memory": "512Mi"}},
+            "affinity": _prefetch_affinity(settings, row),
+            "templates": ["kubernetes/prune-configmap.yaml.j2", "kubernetes/prune-job.yaml.j2"],
+        },
         "pod_security": _pod_security(settings["vllm_run_as_user"]),
         "container_security": CONTAINER_SECURITY,
         "volume_permissions": _volume_permissions(engine) if engine["volume_permissions"] else None,
@@ -190,6 +235,7 @@ def _on_kubernetes(
         },
         "secrets": secrets,
         "monitoring": {"enabled": settings["vllm_service_monitor_enabled"], "labels": settings["vllm_service_monitor_labels"]},
+        "scripts": [*([prefetch["script"]] if prefetch else []), *(["wait_for_gpu.py"] if engine["gpu_wait"] else [])],
         "templates": _templates(settings, engine, router, prefetch),
         "kinds": KINDS,
         "optional_kinds": OPTIONAL_KINDS,
@@ -205,15 +251,25 @@ def _on_kubernetes(
     }
 
 
-def startup_budget_s(row: _catalog.Row) -> int:
-    """Seconds that an engine may take from its start to its first answer, weights not yet on the volume.
+def startup_budget_s(row: _catalog.Row, prefetched: bool) -> int:
+    """Seconds that an engine may take from its start to its first answer.
 
-    Weights as shipped (GiB) over a slow line, then over a slow disk, and a fixed part; rounded up to whole minutes.
+    Weights as shipped (GiB) over a slow disk, and a fixed part; before that, unless they are *prefetched*, over a slow line. Rounded up to
+    whole minutes.
     """
     if row.get("source") == "smoke":
         return START_S
-    mib = float(row.get("weights_gib") or UNKNOWN_WEIGHTS_GIB) * 1024
-    return math.ceil((START_S + mib / DOWNLOAD_MIB_PER_S + mib / LOAD_MIB_PER_S) / 60) * 60
+    mib = _weights_mib(row)
+    return math.ceil((START_S + (0 if prefetched else mib / DOWNLOAD_MIB_PER_S) + mib / LOAD_MIB_PER_S) / 60) * 60
+
+
+def _prefetch_timeout_s(row: _catalog.Row) -> int:
+    """Seconds that fetching the weights may take: as long as a line takes that is hopelessly slow."""
+    return 1800 if row.get("source") == "smoke" else 900 + math.ceil(_weights_mib(row) / SLOWEST_DOWNLOAD_MIB_PER_S)
+
+
+def _weights_mib(row: _catalog.Row) -> float:
+    return float(row.get("weights_gib") or UNKNOWN_WEIGHTS_GIB) * 1024
 
 
 def memory_label_minimum_mib(min_gpu_memory_gb: float) -> int:
@@ -259,6 +315,7 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     if settings["vllm_router_type"] == "auto":
         checked["vllm_router_type"] = USUAL_ROUTERS[settings["vllm_platform"]]
     _choice(settings, "vllm_storage_access_mode", ["ReadWriteOnce", "ReadWriteMany"])
+    _choice(settings, "vllm_switch_strategy", ["auto", "surge", "recreate"])
     for key in ("vllm_storage_size", "vllm_shm_size", "vllm_cpu_request", "vllm_cpu_limit", "vllm_memory_request", "vllm_memory_limit"):
         value = settings[key]
         if value not in (None, "") and not _QUANTITY.fullmatch(str(value)):
@@ -317,6 +374,21 @@ def _image(key: str, image: str, why_empty: str) -> str:
 # --- parts of the plan -------------------------------------------------------------------------------------------------------------
 
 
+def _alias(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -> t.Optional[str]:
+    """Return the name by which clients can ask for whatever is served, None for none."""
+    alias = str(settings["vllm_served_model_alias"] or "")
+    if not alias or alias == settings["vllm_model_name"]:
+        return None
+    if not _ALIAS.fullmatch(alias):
+        raise ServingError(f'vllm_served_model_alias: "{alias}" is no name: letters, digits and "._/-", a letter or a digit first.')
+    if alias in {*catalog, *settings["vllm_model_configs"]}:
+        raise ServingError(
+            f'vllm_served_model_alias: "{alias}" is the name of another model of the table; clients could not tell the two apart. '
+            "Choose another alias, or set it to an empty text for none."
+        )
+    return alias
+
+
 def _names(stack: str) -> dict[str, str]:
     """Names of the objects: as documented for the stack "chat", with the stack's name behind them for every other."""
     suffix = "" if stack == "chat" else f"-{stack}"
@@ -326,6 +398,9 @@ def _names(stack: str) -> dict[str, str]:
         "claim": f"vllm-models{suffix}",
         "secret": f"vllm-secrets{suffix}",
         "prefetch": f"vllm-prefetch{suffix}",
+        "prune": f"vllm-prune{suffix}",
+        "scripts": f"vllm-scripts{suffix}",
+        "state": f"vllm-state{suffix}",
     }
 
 
@@ -393,6 +468,7 @@ def _kv_cache_dtype(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Ro
 def _engine_args(
     settings: t.Mapping[str, t.Any],
     name: str,
+    alias: t.Optional[str],
     row: _catalog.Row,
     kv_cache_dtype: str,
     tensor_parallel: int,
@@ -400,7 +476,7 @@ def _engine_args(
     place: Place,
 ) -> list[str]:
     """Return the words behind ``vllm serve``: flags of vLLM 0.32 only."""
-    args = [model, "--served-model-name", name, "--host", place.host, "--port", str(place.port)]
+    args = [model, "--served-model-name", name, *([alias] if alias else []), "--host", place.host, "--port", str(place.port)]
     for key, flag in (
         ("revision", "--revision"),
         ("dtype", "--dtype"),
@@ -486,7 +562,7 @@ def _engine(
     if resource:
         requests[resource] = limits[resource] = str(gpu_count)
     drain_s = settings["vllm_shutdown_timeout"]
-    probe_period_s = 5
+    probe_period_s = 1
     return {
         "image": image,
         "image_pull_policy": settings["vllm_image_pull_policy"],
@@ -504,11 +580,13 @@ def _engine(
         "shm_size": settings["vllm_shm_size"] or f"{2 * max(1, tensor_parallel)}Gi",
         # A GPU cannot be held by two pods, so the old engine has to go first; on CPUs both may run.
         "strategy": {"type": "Recreate"} if resource else {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        # what has to be free before it starts: memory of a process that has just ended comes back a little later
+        "gpu_wait": {"share": row.get("gpu_memory_utilization", _capacity.UTILIZATION)} if accelerator == "nvidia" else None,
         "startup_budget_s": budget_s,
         "probe_period_s": probe_period_s,
         "startup_failure_threshold": math.ceil(budget_s / probe_period_s),
-        "pre_stop_s": 5,
-        "termination_grace_s": 5 + drain_s + 20,
+        "pre_stop_s": PRE_STOP_S,
+        "termination_grace_s": PRE_STOP_S + drain_s + 20,
         "run_as_user": settings["vllm_run_as_user"],
         "volume_permissions": settings["vllm_volume_permissions"],
         "runtime_class": settings["vllm_runtime_class"],
@@ -572,28 +650,31 @@ def _affinity(settings: t.Mapping[str, t.Any], row: _catalog.Row) -> dict[str, t
         affinity["nodeAffinity"] = {
             "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [enough]}]}
         }
-    if settings["vllm_replicas"] > 1 and settings["vllm_storage_access_mode"] != "ReadWriteMany":
-        # A volume of this access mode is mounted by one node at a time: the replicas have to share it.
-        same_node = {
-            "labelSelector": {"matchLabels": {"app": "vllm-backend", "app.kubernetes.io/instance": settings["vllm_stack_name"]}},
-            "topologyKey": "kubernetes.io/hostname",
-        }
-        affinity["podAffinity"] = {"requiredDuringSchedulingIgnoredDuringExecution": [same_node]}
+    if settings["vllm_storage_access_mode"] != "ReadWriteMany":
+        # A volume of this access mode is mounted by one node at a time: replicas have to share it, old and new engines of a switch, too.
+        same_node = _beside_engines(settings)
+        affinity["podAffinity"] = (
+            {"requiredDuringSchedulingIgnoredDuringExecution": [same_node]} if settings["vllm_replicas"] > 1 else _rather(same_node)
+        )
     return affinity
+
+
+def _beside_engines(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The node on which engines of this stack run."""
+    return {
+        "labelSelector": {"matchLabels": {"app": "vllm-backend", "app.kubernetes.io/instance": settings["vllm_stack_name"]}},
+        "topologyKey": "kubernetes.io/hostname",
+    }
+
+
+def _rather(term: dict[str, t.Any]) -> dict[str, t.Any]:
+    return {"preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": term}]}
 
 
 def _prefetch_affinity(settings: t.Mapping[str, t.Any], row: _catalog.Row) -> dict[str, t.Any]:
     """Nodes on which the engine may run, and rather the one where an engine holds the volume already."""
     affinity = {key: value for key, value in _affinity(settings, row).items() if key == "nodeAffinity"}
-    beside_engine = {
-        "weight": 100,
-        "podAffinityTerm": {
-            "labelSelector": {"matchLabels": {"app": "vllm-backend", "app.kubernetes.io/instance": settings["vllm_stack_name"]}},
-            "topologyKey": "kubernetes.io/hostname",
-        },
-    }
-    affinity["podAffinity"] = {"preferredDuringSchedulingIgnoredDuringExecution": [beside_engine]}
-    return affinity
+    return {**affinity, "podAffinity": _rather(_beside_engines(settings))}
 
 
 def _gpu_check(settings: t.Mapping[str, t.Any], row: _catalog.Row, gpu_count: int) -> dict[str, t.Any]:
@@ -702,24 +783,61 @@ def _secret_reference(variable: str, given: t.Any) -> t.Optional[dict[str, str]]
 
 
 def _prefetch(settings: t.Mapping[str, t.Any], row: _catalog.Row, place: Place) -> t.Optional[dict[str, t.Any]]:
-    """What has to be there before the engine starts, and how it is made; None when the engine fetches its weights itself."""
-    if row.get("source") != "smoke":
+    """What has to be there before the engine starts, and how it is made; None for a folder of the user's, or where the engine fetches it.
+
+    ``weights``: its name below the data folder, as prune_models.py has it. ``model_path``: what ``vllm serve`` is given.
+    ``creates``: what is there when it is done.
+    """
+    if row.get("source") == "smoke":
+        name = f"{row['model']}-{settings['vllm_smoke_model_digest'][:12]}"
+        path = f"{place.data}/models/{name}"
+        return {
+            "name": name,
+            "weights": f"models/{name}",
+            "model_path": path,
+            "creates": [path],
+            "script": "smoke_model.py",
+            "arguments": ["--row", row["model"], "--out", path],
+            "hub": False,
+        }
+    if row["model"].startswith("/") or not settings["vllm_prefetch"]:
         return None
-    name = f"{row['model']}-{settings['vllm_smoke_model_digest'][:12]}"
-    path = f"{place.data}/models/{name}"
-    script = "smoke_model.py"
+    folder = f"models--{row['model'].replace('/', '--')}"
+    revision = str(row.get("revision") or "main")
+    flags = [str(word) for word in row.get("extra_args", [])]
+    load_format = flags[flags.index("--load-format") + 1] if "--load-format" in flags[:-1] else None
     return {
-        "name": name,
-        "model_path": path,
-        "script": script,
-        "command": ["python3", f"/scripts/{script}", "--row", row["model"], "--out", path],
+        "name": folder,
+        "weights": folder,
+        "model_path": row["model"],
+        "creates": [f"{place.data}/huggingface/llmops-serving/{folder}@{revision}.json", f"{place.data}/huggingface/hub/{folder}"],
+        "script": "fetch_model.py",
+        "arguments": [
+            *["--title", settings["vllm_model_name"], "--model", row["model"], "--revision", revision],
+            *(["--load-format", load_format] if load_format else []),
+            *(["--remote-code"] if row.get("trust_remote_code") else []),
+        ],
+        "hub": True,
     }
 
 
-def _prefetch_job(settings: t.Mapping[str, t.Any], row: _catalog.Row, names: t.Mapping[str, str], name: str) -> dict[str, t.Any]:
-    """What the Job needs that prefetches."""
+def _prefetch_env(env: t.Mapping[str, str], hf_endpoint: str) -> dict[str, str]:
+    """Return the environment of what fetches: the engine's *env*, with the hub."""
+    online = {key: value for key, value in env.items() if key != "HF_HUB_OFFLINE"}
+    return {**online, **({"HF_ENDPOINT": hf_endpoint} if hf_endpoint else {})}
+
+
+def _prefetch_job(
+    settings: t.Mapping[str, t.Any], row: _catalog.Row, names: t.Mapping[str, str], prefetch: t.Mapping[str, t.Any]
+) -> dict[str, t.Any]:
+    """What the Job needs that prefetches. Its name tells apart all that it may be asked for."""
+    asked = "\0".join([*prefetch["arguments"], settings["vllm_hf_endpoint"]])
+    # a smoke model's own name ends in the digest of its script
+    digest = hashlib.sha256(asked.encode()).hexdigest()[:8] if prefetch["hub"] else prefetch["name"].rpartition("-")[2]
+    readable = re.sub(r"[^a-z0-9]+", "-", f"{names['prefetch']}-{settings['vllm_model_name']}".lower())
     return {
-        "job": f"{names['prefetch']}-{name}"[:MAX_LABEL],
+        "job": f"{readable[: MAX_LABEL - 1 - len(digest)].strip('-')}-{digest}",
+        "command": ["python3", f"/scripts/{prefetch['script']}", *prefetch["arguments"]],
         "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"memory": "4Gi"}},
         "affinity": _prefetch_affinity(settings, row),
     }
@@ -732,8 +850,10 @@ def _templates(
     names = ["namespace", "secret"]
     if not settings["vllm_storage_existing_claim"]:
         names.append("persistentvolumeclaim")
+    if prefetch or engine["gpu_wait"]:
+        names.append("scripts-configmap")
     if prefetch:
-        names += ["prefetch-configmap", "prefetch-job"]
+        names.append("prefetch-job")
     names += ["engine-deployment", "engine-service", "router-serviceaccount", "router-role", "router-rolebinding"]
     names += ["router-deployment", "router-service"]
     if settings["vllm_service_monitor_enabled"]:

@@ -30,11 +30,13 @@ _SERVED_NAME = re.compile(r"--served-model-name[\s'\"-]+([\w.-]+)")
 _PLACES = re.compile(r"^(spec\.)?(template\.)?((spec|metadata)\.)?((initContainers|containers)\.[^.]+\.)?")
 
 
-def make_report(plan: Result, gpus: Result, guard: Result, fit: Result, applied: t.Mapping[str, Result], weights_there: bool) -> Report:
+def make_report(
+    plan: Result, gpus: Result, guard: Result, fit: Result, switch: Result, applied: t.Mapping[str, Result], weights_there: bool
+) -> Report:
     """Return the report.
 
-    *plan*: the serving plan. *gpus*, *guard*, *fit*: results of gpu_memory_check, gpu_runtime_guard and model_fit; empty where they were
-    not run.
+    *plan*: the serving plan. *gpus*, *guard*, *fit*, *switch*: results of gpu_memory_check, gpu_runtime_guard, model_fit and switch_plan;
+    empty where they were not run.
     *applied*: results of kubernetes_apply or supervisor_apply by component, and of python_environment under ``installed`` and
     ``page_installed``. *weights_there*: whether the weights are known to be on this machine.
     """
@@ -48,6 +50,7 @@ def make_report(plan: Result, gpus: Result, guard: Result, fit: Result, applied:
     same_weights = engine is None or (running == model["name"] and not any(d.startswith("model ") for d in engine["details"]))
     hub = plan["fit"]["row"].get("source", "hub") == "hub" and not str(plan["fit"]["row"]["model"]).startswith("/")
     download_gib = 0.0 if weights_there or same_weights or not hub else float(model["weights_gib"] or 0)
+    strategy = switch.get("strategy") or ("recreate" if _is_recreated(plan) else "surge")
     refusals = [words for words in (guard.get("msg"), gpus.get("msg"), fit.get("refusal")) if words]
     return {
         "platform": plan["platform"],
@@ -63,7 +66,9 @@ def make_report(plan: Result, gpus: Result, guard: Result, fit: Result, applied:
         "install_mib": _install_mib(applied),
         "changes": [{key: value for key, value in change.items() if key != "name"} for change in changes],
         "restarts": [change["object"] for change in changes if change["restarts"]],
-        "gap": _gap(plan, engine, download_gib),
+        "switch": {"strategy": strategy, "why": switch["why"]} if switch.get("needed") else None,
+        "gap": _gap(plan, engine, strategy, 0.0 if plan.get("prefetch") else download_gib),
+        "unused_weights": _unused_weights(plan, switch),
         "stops": list(guard.get("stopped", [])),
         "deletes": [change["object"] for change in changes if change["action"] in ("deleted", "removed")],
         "warnings": [*fit.get("notes", []), *_left_alone(applied)],
@@ -90,9 +95,14 @@ def lines(report: Report) -> list[str]:
         rows.append(("Restarts", ", ".join(report["restarts"])))
     if report["stops"]:
         rows.append(("Stops", f"{', '.join(report['stops'])}, whose GPUs the engine takes; its volumes stay"))
+    if report["switch"]:
+        rows.append(("Switch", report["switch"]["why"]))
     if report["gap"]:
         minutes = math.ceil(report["gap"]["seconds"] / 60)
         rows.append(("Gap", f"up to {minutes} min without answers: {report['gap']['reason']}"))
+    if report["unused_weights"]:
+        unused = ", ".join(f"{entry['model']}{_gib_words(entry['gib'])}" for entry in report["unused_weights"])
+        rows.append(("Unused", f"weights of {unused}; make prune-models removes them"))
     rows.append(("Deletes", ", ".join(report["deletes"]) or "nothing; volumes, chats and secrets stay"))
     rows += [("Warning", text) for text in report["warnings"]]
     labels = [label if at == 0 or rows[at - 1][0] != label else "" for at, (label, _text) in enumerate(rows)]
@@ -100,6 +110,20 @@ def lines(report: Report) -> list[str]:
     if report["refusals"]:
         return table
     return [*table, "Nothing was changed. make install-chat does this." if report["changed"] else "Nothing is to be done."]
+
+
+def pruned_lines(pruned: Result, check: bool = False) -> dict[str, str]:
+    """Return what prune_models.py did, as texts by label. *check*: it removed nothing, but tells what it would."""
+    unused = [model for model in pruned["models"] if not model["kept"]]
+    return {
+        "Would remove" if check else "Removed": _weights_words(unused) or "nothing: all weights are in use",
+        "Kept": _weights_words([model for model in pruned["models"] if model["kept"]]) or "nothing",
+        "Would free" if check else "Freed": f"{sum(model['bytes'] for model in unused) / 2**30:.1f} GiB",
+    }
+
+
+def _weights_words(models: t.Sequence[Result]) -> str:
+    return ", ".join(f"{model['name']} ({model['bytes'] / 2**30:.1f} GiB)" for model in models)
 
 
 _FIT_KEYS = (
@@ -218,11 +242,28 @@ def _running_model(result: Result) -> t.Optional[str]:
     return next((match[1] for match in found if match), None)
 
 
-def _gap(plan: Result, engine: t.Optional[Result], download_gib: float) -> t.Optional[dict[str, t.Any]]:
+def _is_recreated(plan: Result) -> bool:
+    return bool(plan["engine"].get("strategy", {}).get("type") != "RollingUpdate")
+
+
+def _unused_weights(plan: Result, switch: Result) -> list[dict[str, t.Any]]:
+    """Return the weights that neither this plan nor the one that was verified last serves from."""
+    served = {plan["model"]["name"], (switch.get("last_good") or {}).get("model")}
+    known: t.Mapping[str, t.Any] = switch.get("weights") or {}
+    return [
+        {"name": name, "model": entry["model"], "gib": entry.get("gib")}
+        for name, entry in sorted(known.items())
+        if name not in plan.get("weights", {}) and entry["model"] not in served
+    ]
+
+
+def _gib_words(gib: t.Optional[float]) -> str:
+    return f" ({gib:g} GiB)" if gib else ""
+
+
+def _gap(plan: Result, engine: t.Optional[Result], strategy: str, download_gib: float) -> t.Optional[dict[str, t.Any]]:
     """Return how long nothing would answer, None for not at all. The rates are those of the startup budget, on the safe side."""
-    if engine is None or not engine["restarts"]:
-        return None
-    if plan["engine"].get("strategy", {}).get("type") == "RollingUpdate":
+    if engine is None or not engine["restarts"] or strategy == "surge":
         return None
     weights_mib = float(plan["model"]["weights_gib"] or 0) * 1024
     seconds = START_S + download_gib * 1024 / DOWNLOAD_MIB_PER_S + weights_mib / LOAD_MIB_PER_S

@@ -20,7 +20,8 @@ CASES = sorted(yaml.safe_load((HERE / "inventory.yaml").read_text())["all"]["hos
 NEWEST = kubernetes_validate.latest_version()
 
 
-SCRIPT = (ROOT / "roles/vllm/files/smoke_model.py").read_bytes()
+SCRIPTS = ROOT / "roles/vllm/files"
+SCRIPT = (SCRIPTS / "smoke_model.py").read_bytes()
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +34,7 @@ def rendered(tmp_path_factory):
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     for path in folder.glob("*.yaml"):
         manifests = yaml.safe_load(path.read_text())
-        manifests["items"] = [without_script(manifest) for manifest in manifests["items"]]
+        manifests["items"] = [without_scripts(manifest) for manifest in manifests["items"]]
         text = yaml.safe_dump(manifests, sort_keys=False, width=140, explicit_start=True)
         path.write_text(text.replace(hashlib.sha256(SCRIPT).hexdigest()[:12], "DIGEST"))
         if os.environ.get("GOLDEN_WRITE"):
@@ -41,11 +42,11 @@ def rendered(tmp_path_factory):
     return folder
 
 
-def without_script(manifest):
-    """The script of the smoke models has tests of its own, and must not make every golden file change with it."""
+def without_scripts(manifest):
+    """Scripts have tests of their own, and must not make every golden file change with them."""
     if manifest["kind"] == "ConfigMap":
-        assert manifest["data"] == {"smoke_model.py": SCRIPT.decode()}
-        manifest["data"] = {"smoke_model.py": "(the script)"}
+        assert manifest["data"] == {name: (SCRIPTS / name).read_text() for name in manifest["data"]}
+        manifest["data"] = dict.fromkeys(manifest["data"], "(the script)")
     return manifest
 
 

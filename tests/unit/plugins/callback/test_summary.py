@@ -23,6 +23,10 @@ def stats(changed=0, failures=0, **summary):
     )
 
 
+def failure(message, host="h"):
+    return types.SimpleNamespace(host=host, result={"msg": message})
+
+
 def test_pairs_are_aligned(callback):
     callback.v2_playbook_on_stats(stats(changed=1, Chat="http://x", Model="smoke"))
     assert callback.lines == ["Chat   http://x", "Model  smoke"]
@@ -33,16 +37,18 @@ def test_a_run_that_changed_nothing_says_so(callback):
     assert callback.lines[-1].startswith("Nothing was changed")
 
 
-def test_the_first_failure_is_repeated_last(callback):
-    for message in ("first\n\nline two", "second"):
-        callback.v2_runner_on_failed(types.SimpleNamespace(result={"msg": message}))
+def test_what_ended_the_run_is_repeated_last(callback):
+    for message in ("was rescued", "first\n\nline two"):
+        callback.v2_runner_on_failed(failure(message))
+    callback.v2_runner_on_failed(failure("rescued, and went on", host="other"))
     callback.v2_playbook_on_stats(stats(failures=1, Chat="http://x"))
     assert callback.lines == ["Failed: first\nline two"]
 
 
 def test_an_ignored_failure_is_none(callback):
-    callback.v2_runner_on_failed(types.SimpleNamespace(result={"msg": "no"}), ignore_errors=True)
-    assert callback.failure == ""
+    callback.v2_runner_on_failed(failure("no"), ignore_errors=True)
+    callback.v2_playbook_on_stats(stats(failures=1))
+    assert callback.lines == ["Failed: see above"]
 
 
 def with_report(found, *lines):
@@ -56,7 +62,7 @@ def test_a_report_stands_first_as_it_is(callback):
 
 
 def test_a_report_of_what_would_be_refused_ends_with_the_refusal(callback):
-    callback.v2_runner_on_failed(types.SimpleNamespace(result={"msg": "make install-chat would refuse this. Too large."}))
+    callback.v2_runner_on_failed(failure("make install-chat would refuse this. Too large."))
     callback.v2_playbook_on_stats(with_report(stats(failures=1), "Model  smoke"))
     assert callback.lines == ["Model  smoke", "Failed: make install-chat would refuse this. Too large."]
 

@@ -26,6 +26,7 @@ LOCAL = {
     "vllm_accelerator": "cpu",
     "vllm_model_name": "qwen2.5-1.5b-instruct",
     "vllm_state_dir": "/home/ada/chat",
+    "vllm_files_dir": "/role/files",
     "vllm_lock_dir": "/role/files/local",
     "vllm_lock_digests": DIGESTS,
     "vllm_smoke_model_digest": "0123456789abcdef",
@@ -112,9 +113,18 @@ def test_everything_is_in_the_state_folder() -> None:
 
 def test_weights_from_the_hub() -> None:
     made = plan()
-    assert (made["hub_model"], made["prefetch"]) == ("Qwen/Qwen2.5-1.5B-Instruct", None)
+    assert made["hub_model"] == made["engine"]["args"][0] == "Qwen/Qwen2.5-1.5B-Instruct"
     assert made["hub_cache"] == "/home/ada/chat/huggingface/hub/models--Qwen--Qwen2.5-1.5B-Instruct"
     assert made["hub_cache"].startswith(made["engine"]["env"]["HF_HOME"])
+    assert made["hub_cache"] in made["prefetch"]["creates"]
+    assert made["prefetch"]["command"][:2] == [made["engine"]["command"][0], "fetch_model.py"]
+    assert ("HF_HUB_OFFLINE" in made["prefetch"]["env"], made["engine"]["env"]["HF_HUB_OFFLINE"]) == (False, "1")
+
+
+def test_memory_of_the_engine_before_is_waited_for_on_gpus_only() -> None:
+    before = plan(accelerator="nvidia", model_configs={"qwen2.5-1.5b-instruct": {"gpu_memory_utilization": 0.5}})["engine"]["before"]
+    assert before[1:] == ["/role/files/wait_for_gpu.py", "--min-free-share", "0.5"]
+    assert plan()["engine"]["before"] == []
 
 
 def test_the_smoke_model_is_made_by_the_engines_interpreter() -> None:
@@ -287,7 +297,7 @@ def test_what_is_for_this_machine_is_refused_on_kubernetes(name: str, setting: t
 # What both platforms honour, and what one of them may ignore without anybody missing anything.
 FOR_BOTH = """model_name model_configs kv_cache_dtype backend platform namespace stack_name accelerator min_gpu_memory_gb gpu_count
     fit_check tensor_parallel_size hf_endpoint router_type pip_extra_index_url memory_check api_key_enabled api_key hf_token startup_timeout
-    shutdown_timeout extra_env service_monitor_enabled purge"""
+    shutdown_timeout prefetch rollback served_model_alias switch_strategy verify extra_env service_monitor_enabled purge"""
 
 
 def test_of_every_variable_it_is_known_where_it_works() -> None:

@@ -38,6 +38,9 @@ def test_the_names_that_users_know():
         "claim": "vllm-models",
         "secret": "vllm-secrets",
         "prefetch": "vllm-prefetch",
+        "prune": "vllm-prune",
+        "scripts": "vllm-scripts",
+        "state": "vllm-state",
     }
     assert made["labels"]["app"] == "vllm-backend"
     assert made["endpoint"]["url"] == "http://vllm-router.chatbot:8000/v1"
@@ -49,7 +52,7 @@ def test_a_second_stack_has_names_and_engines_of_its_own():
     assert two["labels"] == {"app": "vllm-backend", "app.kubernetes.io/instance": "lab"}
     assert one["label_selector"] != two["label_selector"]
     selector = value_of(two["router"]["listeners"][0]["args"], "--k8s-label-selector")
-    assert selector == "app=vllm-backend,app.kubernetes.io/instance=lab"
+    assert selector == "app=vllm-backend,app.kubernetes.io/instance=lab,serving.llmops/routed=true"
 
 
 def test_the_engine_of_gpt_oss_starts_on_80_gb():
@@ -165,11 +168,14 @@ def test_images_by_tag_or_digest(image):
 
 def test_the_startup_budget_grows_with_the_weights():
     sizes = [0.01, 6, 61, 131]
-    budgets = [_plan.startup_budget_s({"weights_gib": gib}) for gib in sizes]
+    budgets = [_plan.startup_budget_s({"weights_gib": gib}, prefetched=False) for gib in sizes]
     assert budgets == sorted(budgets)
     # 61 GiB over 50 MiB/s alone take 1249 s
     assert budgets[2] > 1249 + _plan.START_S
-    assert _plan.startup_budget_s({}) >= _plan.startup_budget_s({"weights_gib": 99})
+    assert _plan.startup_budget_s({}, prefetched=False) >= _plan.startup_budget_s({"weights_gib": 99}, prefetched=False)
+    # what is on the volume need not be fetched
+    assert budgets[2] - _plan.startup_budget_s({"weights_gib": 61}, prefetched=True) > 1200
+    assert plan()["wait"]["prefetch_timeout_s"] > 61 * 1024 / 5
 
 
 def test_probes_cover_the_whole_budget_and_the_engine_knows_it():
@@ -206,7 +212,7 @@ def test_a_40_gb_card_does_not_pass_for_80():
 def test_zero_turns_check_and_affinity_off():
     made = plan(min_gpu_memory_gb=0)
     assert not made["gpu_check"]["enabled"]
-    assert made["engine"]["affinity"] == {}
+    assert "nodeAffinity" not in made["engine"]["affinity"]
 
 
 def test_without_a_word_the_row_decides_the_minimum():
@@ -269,8 +275,91 @@ def test_smoke_models_are_trained_onto_the_volume_and_never_look_at_the_hub():
 def test_weights_and_caches_are_on_the_volume():
     env = plan()["engine"]["env"]
     assert all(env[key].startswith("/data/") for key in ("HOME", "HF_HOME", "VLLM_CACHE_ROOT"))
-    assert "HF_HUB_OFFLINE" not in env
+    assert env["HF_HUB_OFFLINE"] == "1"
     assert env["PYTHONHASHSEED"] == "0"
+
+
+def test_weights_are_fetched_by_a_job_that_may_ask_the_hub():
+    made = plan(hf_endpoint="https://mirror.example.com", model_configs={"gpt-oss-120b": {"revision": "abc", "trust_remote_code": True}})
+    fetch = made["prefetch"]
+    assert fetch["command"][:2] == ["python3", "/scripts/fetch_model.py"]
+    assert (value_of(fetch["command"], "--model"), value_of(fetch["command"], "--revision")) == ("openai/gpt-oss-120b", "abc")
+    assert "--remote-code" in fetch["command"]
+    assert (fetch["env"]["HF_ENDPOINT"], "HF_HUB_OFFLINE" in fetch["env"]) == ("https://mirror.example.com", False)
+    assert fetch["env"]["HF_HOME"] == made["engine"]["env"]["HF_HOME"]
+    assert made["scripts"] == ["fetch_model.py", "wait_for_gpu.py"]
+    assert made["weights"] == {"models--openai--gpt-oss-120b": {"model": "gpt-oss-120b", "gib": 60.77}}
+
+
+def test_a_job_of_its_own_for_all_that_may_be_fetched():
+    jobs = [
+        plan(model_configs={"gpt-oss-120b": changes}, **others)["prefetch"]["job"]
+        for changes, others in (({}, {}), ({"revision": "abc"}, {}), ({"model": "me/gpt"}, {}), ({}, {"hf_endpoint": "https://a.b"}))
+    ]
+    assert len(set(jobs)) == 4
+    assert all(job.startswith("vllm-prefetch-gpt-oss-120b-") for job in jobs)
+    long = plan(model_name="x" * 63, model_configs={"x" * 63: {"model": "a/b"}})["prefetch"]["job"]
+    assert len(long) <= 63
+    assert long[-9] == "-"
+
+
+def test_without_a_prefetch_the_engine_asks_the_hub():
+    made = plan(prefetch=False, hf_endpoint="https://mirror.example.com")
+    assert made["prefetch"] is None
+    assert "HF_HUB_OFFLINE" not in made["engine"]["env"]
+    assert made["engine"]["env"]["HF_ENDPOINT"] == "https://mirror.example.com"
+    assert "kubernetes/prefetch-job.yaml.j2" not in made["templates"]
+    assert made["weights"] == {}
+
+
+def test_a_folder_of_the_volume_is_not_fetched():
+    assert plan(model_name="mine", model_configs={"mine": {"model": "/data/models/mine"}})["prefetch"] is None
+
+
+def test_the_alias_answers_beside_the_name():
+    args = plan()["engine"]["args"]
+    assert args[args.index("--served-model-name") :][1:4] == ["gpt-oss-120b", "chat", "--host"]
+    assert plan()["endpoint"]["alias"] == "chat"
+    for none in ("", "gpt-oss-120b"):
+        made = plan(served_model_alias=none)
+        assert made["engine"]["args"][made["engine"]["args"].index("--served-model-name") :][1:3] == ["gpt-oss-120b", "--host"]
+        assert (made["endpoint"]["alias"], made["verify"]["request"]["aliases"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("alias", "words"), [("two words", 'alias: "two words" is no name'), ("smoke", '"smoke" is the name of another model')]
+)
+def test_an_alias_that_would_mislead_is_refused(alias, words):
+    with pytest.raises(ServingError, match=words):
+        plan(served_model_alias=alias)
+
+
+def test_what_is_verified_is_what_the_row_says():
+    request = plan(model_name="qwen-qwq-32b")["verify"]["request"]
+    assert (request["tool_calls"], request["reasoning"], request["aliases"]) == (True, True, ["chat"])
+    request = plan(model_name="plain", model_configs={"plain": {"model": "a/b", "max_model_len": 4096}})["verify"]["request"]
+    assert (request["tool_calls"], request["reasoning"], request["max_model_len"]) == (False, False, 4096)
+    by_hand = {"qwen-qwq-32b": {"enable_auto_tool_choice": False}}
+    assert not plan(model_name="qwen-qwq-32b", model_configs=by_hand)["verify"]["request"]["tool_calls"]
+
+
+def test_old_and_new_engines_share_the_node_of_the_volume():
+    def term(made):
+        return made["engine"]["affinity"]["podAffinity"]
+
+    assert list(term(plan())) == ["preferredDuringSchedulingIgnoredDuringExecution"]
+    assert list(term(plan(replicas=2))) == ["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert "podAffinity" not in plan(storage_access_mode="ReadWriteMany")["engine"]["affinity"]
+
+
+def test_gpu_memory_of_the_engine_before_is_waited_for():
+    assert plan()["engine"]["gpu_wait"] == {"share": 0.95}
+    assert plan(model_name="smoke", accelerator="cpu")["engine"]["gpu_wait"] is None
+
+
+def test_a_strategy_that_nobody_knows_is_refused():
+    with pytest.raises(ServingError, match=r'vllm_switch_strategy: "recreat" is not known .did you mean "recreate"'):
+        plan(switch_strategy="recreat")
 
 
 def test_what_a_cluster_may_lack_and_what_few_replicas_do_not_need():

@@ -94,8 +94,8 @@ FIT = {
 GPUS = {"fits": ["a"], "eligible": [{"node": "a", "product": "NVIDIA-A100", "free": 3, "memory_gb": 85.9}, {"node": "full", "free": 0}]}
 
 
-def report(plan, applied=None, fit=None, gpus=None, guard=None, weights_there=False):
-    return _report.make_report(plan, gpus or GPUS, guard or {}, fit or FIT, applied or {}, weights_there)
+def report(plan, applied=None, fit=None, gpus=None, guard=None, weights_there=False, switch=None):
+    return _report.make_report(plan, gpus or GPUS, guard or {}, fit or FIT, switch or {}, applied or {}, weights_there)
 
 
 def test_no_change_is_told_as_such(plan):
@@ -140,6 +140,45 @@ def test_another_model_is_downloaded_in_the_gap(plan):
     assert found["gap"]["seconds"] == 300 + round(60.77 * 1024 / 200 + 60.77 * 1024 / 50)
     assert "downloads 60.77 GiB" in found["gap"]["reason"]
     assert report(plan, {"vllm": engine_change(before=before)}, weights_there=True)["download_gib"] == 0
+
+
+def test_weights_that_are_fetched_before_lengthen_no_gap(plan):
+    plan["prefetch"] = {"weights": "models--openai--gpt-oss-120b"}
+    before = ENGINE.replace("openai/gpt-oss-120b", "Qwen/QwQ-32B").replace("gpt-oss-120b", "qwen-qwq-32b")
+    found = report(plan, {"vllm": engine_change(before=before)})
+    assert (found["download_gib"], found["gap"]["seconds"]) == (60.77, 300 + round(60.77 * 1024 / 200))
+    assert "downloads" not in found["gap"]["reason"]
+
+
+def test_the_strategy_of_a_switch_is_told_and_decides_the_gap(plan):
+    change = {"vllm": engine_change(ENGINE.replace("131072", "65536"))}
+    surge = report(plan, change, switch={"needed": True, "strategy": "surge", "why": "surge: node gpu-1 has room for both"})
+    assert (surge["switch"]["strategy"], surge["gap"]) == ("surge", None)
+    assert "Switch    surge: node gpu-1 has room for both" in _report.lines(surge)
+    recreate = report(plan, change, switch={"needed": True, "strategy": "recreate", "why": "recreate: no GPU is free"})
+    assert recreate["gap"]["seconds"] > 0
+    quiet = report(plan, switch={"needed": False, "strategy": "surge", "why": ""})
+    assert (quiet["switch"], [line for line in _report.lines(quiet) if "Switch" in line]) == (None, [])
+
+
+def test_unused_weights_are_named(plan):
+    plan["weights"] = {"models--openai--gpt-oss-120b": {"model": "gpt-oss-120b", "gib": 60.77}}
+    known = {
+        "models--openai--gpt-oss-120b": {"model": "gpt-oss-120b", "gib": 60.77},
+        "models--Qwen--QwQ-32B": {"model": "qwen-qwq-32b", "gib": 61.0},
+        "models/smoke-1": {"model": "smoke", "gib": None},
+    }
+    found = report(plan, switch={"weights": known, "last_good": {"model": "qwen-qwq-32b"}})
+    assert [entry["name"] for entry in found["unused_weights"]] == ["models/smoke-1"]
+    found = report(plan, switch={"weights": known, "last_good": {"model": "gpt-oss-120b"}})
+    assert "Unused    weights of qwen-qwq-32b (61 GiB), smoke; make prune-models removes them" in _report.lines(found)
+
+
+def test_what_pruning_did(plan):
+    models = [{"name": "a/old", "bytes": 3 * 2**30, "kept": False}, {"name": "b/new", "bytes": 2**29, "kept": True}]
+    assert _report.pruned_lines({"models": models}) == {"Removed": "a/old (3.0 GiB)", "Kept": "b/new (0.5 GiB)", "Freed": "3.0 GiB"}
+    assert _report.pruned_lines({"models": models}, check=True)["Would free"] == "3.0 GiB"
+    assert _report.pruned_lines({"models": []})["Removed"].startswith("nothing")
 
 
 def test_the_same_row_with_other_weights_is_downloaded(plan):
