@@ -42,7 +42,7 @@ _MARKS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         COMPILING,
         re.compile(
-            r"Loading weights took|Model loading took|torch\.compile|Dynamo bytecode transform|Compiling a graph|Cache the graph"
+            r"Loading weights took|Model loading took|for vLLM's torch\.compile|Starting torch\.compile|torch\.compile took|Dynamo bytecode transform|Compiling a graph|Cache the graph"
             r"|Directly load the compiled graph|[Ww]arming up|Warming up done|Capturing CUDA graphs?|Profiling CUDA graph memory"
             r"|Graph capturing finished|Available KV cache memory|KV cache size"
         ),
@@ -64,8 +64,9 @@ def phase_of_line(line: str) -> t.Optional[Phase]:
 
 
 def phase_of_log(log: str) -> t.Optional[Phase]:
-    """Return the phase that the last telling line of *log* shows; None when no line tells."""
-    return next((phase for line in reversed(log.splitlines()) for phase in [phase_of_line(line)] if phase), None)
+    """Return the furthest phase that *log* shows, as its last such line has it; None when no line tells."""
+    told = [phase for line in reversed(log.splitlines()) for phase in [phase_of_line(line)] if phase]
+    return max(told, default=None, key=lambda phase: phase.rank)
 
 
 def phase_of_pod(pod: Object, events: t.Iterable[Object], log_of: t.Callable[[str], str]) -> Phase:

@@ -63,6 +63,7 @@ def test_lines_that_tell(line: str, name: str, text: t.Optional[str]) -> None:
         "INFO 11-21 09:13:20 [api_server.py:1] vLLM API server version 0.32.0",
         "the weights: are somewhere else",
         "Loading a plugin: 5 of 9",
+        f"{CORE}[vllm.py:1703] Enforce eager set, disabling torch.compile, CUDAGraphs, and JIT kernel warmup.",
         '(APIServer pid=1) INFO:     127.0.0.1:1 - "GET /health HTTP/1.1" 200 OK',
     ],
 )
@@ -70,12 +71,15 @@ def test_lines_that_do_not_tell(line: str) -> None:
     assert phase_of_line(line) is None
 
 
-def test_the_last_telling_line_counts() -> None:
+def test_the_furthest_telling_line_counts() -> None:
     log = "\n".join([f"{CORE}Starting to load model x...", "\r", SHARDS, "noise", ""])
     phase = phase_of_log(log)
     assert phase is not None
     assert phase.text == "loading weights 40 % (4 of 10 shards)"
     assert phase_of_log("noise\n") is None
+    far = phase_of_log("\n".join([f"{CORE}[default_loader.py:502] Loading weights took 3.21 seconds", SHARDS]))
+    assert far is not None
+    assert far.name == "compiling"
 
 
 def pod(node: str = "gpu-1", init: t.Sequence[Object] = (), **state: t.Any) -> Object:
