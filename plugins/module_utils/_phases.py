@@ -42,7 +42,8 @@ _MARKS: tuple[tuple[Phase, re.Pattern[str]], ...] = (
     (
         COMPILING,
         re.compile(
-            r"Loading weights took|Model loading took|for vLLM's torch\.compile|Starting torch\.compile|torch\.compile took|Dynamo bytecode transform|Compiling a graph|Cache the graph"
+            r"Loading weights took|Model loading took|for vLLM's torch\.compile|Starting torch\.compile|torch\.compile took"
+            r"|Dynamo bytecode transform|Compiling a graph|Cache the graph"
             r"|Directly load the compiled graph|[Ww]arming up|Warming up done|Capturing CUDA graphs?|Profiling CUDA graph memory"
             r"|Graph capturing finished|Available KV cache memory|KV cache size"
         ),
