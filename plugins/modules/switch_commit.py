@@ -77,6 +77,7 @@ options:
     description:
       - Weights that are on the volume now, each by its path or name below the data folder, with its row (C(model)) and size (C(gib)).
       - They are added to those known. Since when they are known is noted as C(since).
+      - Those that are known as weights of O(model) stay so, also where another row, which was tried and failed, has the same.
     type: dict
     default: {}
   weights_removed:
@@ -206,7 +207,10 @@ def run(
 
 def wanted(params: t.Mapping[str, t.Any], before: Record, now: str) -> t.Optional[Record]:
     """Return the record that is to be, None for none."""
-    weights = _switch.known_weights(before.weights, params["weights"], params["weights_removed"], now)
+    served = {name for name, entry in before.weights.items() if params["model"] and entry.get("model") == params["model"]}
+    # another row that failed may have the same weights; they stay those of the plan that serves from them
+    added = {name: {**entry, "model": params["model"]} if name in served else entry for name, entry in params["weights"].items()}
+    weights = _switch.known_weights(before.weights, added, params["weights_removed"], now)
     if params["state"] == "absent":
         return Record(weights=weights) if weights else None
     if params["model"] is None:
@@ -216,7 +220,12 @@ def wanted(params: t.Mapping[str, t.Any], before: Record, now: str) -> t.Optiona
         raise ServingError(f"{option} is missing: the plan of {params['model']} cannot be remembered without.")
     plan = {"model": params["model"], "digest": params["digest"], "strategy": params["strategy"], "verify": params["verify"]}
     record = before._replace(**plan, manifests=params[option], weights=weights)
-    return record if record == before._replace(weights=weights) else record._replace(committed_at=now)
+    return record if _is_same_plan(record, before) else record._replace(committed_at=now)
+
+
+def _is_same_plan(record: Record, before: Record) -> bool:
+    """Whether both are one plan, however the cluster came there."""
+    return (record.model, record.digest, record.verify) == (before.model, before.digest, before.verify)
 
 
 def _shown(record: t.Optional[Record]) -> str:

@@ -118,12 +118,16 @@ def pruned_lines(pruned: Result, check: bool = False) -> dict[str, str]:
     return {
         "Would remove" if check else "Removed": _weights_words(unused) or "nothing: all weights are in use",
         "Kept": _weights_words([model for model in pruned["models"] if model["kept"]]) or "nothing",
-        "Would free" if check else "Freed": f"{sum(model['bytes'] for model in unused) / 2**30:.1f} GiB",
+        "Would free" if check else "Freed": _size_words(pruned["freed_bytes"]),
     }
 
 
 def _weights_words(models: t.Sequence[Result]) -> str:
-    return ", ".join(f"{model['name']} ({model['bytes'] / 2**30:.1f} GiB)" for model in models)
+    return ", ".join(f"{model['title']} ({_size_words(model['bytes'])})" for model in models)
+
+
+def _size_words(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
 _FIT_KEYS = (

@@ -207,8 +207,7 @@ def main() -> int:
         )
         return 1
     if options.json:
-        told = [{name: value for name, value in result._asdict().items() if name != "title"} for result in results]
-        print(json.dumps({"models": told, "freed_bytes": freed}))
+        print(json.dumps({"models": [result._asdict() for result in results], "freed_bytes": freed}))
     else:
         print("\n".join(lines_of(results, freed, options.dry_run)))
     return 0

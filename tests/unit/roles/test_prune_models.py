@@ -89,8 +89,8 @@ def test_as_json(data: Path) -> None:
     told = json.loads(prune(data, "--json", "--keep", NEW, SMOKE, "models/smoke-json").stdout)
     assert told["freed_bytes"] == 3 * MIB
     assert told["models"][:2] == [
-        {"name": NEW, "path": str(data / "huggingface/hub" / NEW), "bytes": 2 * MIB, "kept": True, "removed": False},
-        {"name": OLD, "path": str(data / "huggingface/hub" / OLD), "bytes": 3 * MIB, "kept": False, "removed": True},
+        {"name": NEW, "title": "acme/new", "path": str(data / "huggingface/hub" / NEW), "bytes": 2 * MIB, "kept": True, "removed": False},
+        {"name": OLD, "title": "acme/old", "path": str(data / "huggingface/hub" / OLD), "bytes": 3 * MIB, "kept": False, "removed": True},
     ]
     told = json.loads(prune(data, "--json", "--dry-run").stdout)
     assert told["freed_bytes"] == 4 * MIB

@@ -390,6 +390,25 @@ def test_a_commit_is_idempotent_and_keeps_its_time(kube: FakeKube) -> None:
     assert commit(kube, at=120, **{**given, "verify": {"reasoning": True}})["committed_at"] == "1970-01-01T00:02:00Z"
 
 
+def test_the_way_back_by_another_strategy_is_the_same_commit(kube: FakeKube) -> None:
+    given = of_plan(plan(kube), "a")
+    first = commit(kube, at=0, **given)
+    other = "recreate" if given["strategy"] == "surge" else "surge"
+    back = commit(kube, at=60, **{**given, "strategy": other})
+    assert (back["changed"], back["committed_at"]) == (True, first["committed_at"])
+
+
+def test_weights_of_what_serves_stay_its_own_when_another_row_with_them_fails(kube: FakeKube) -> None:
+    given = {**of_plan(plan(kube), "a"), "weights": {"models--a": {"model": "a", "gib": 1.5}}}
+    first = commit(kube, at=0, **given)
+    failed = commit(kube, at=60, **{**given, "weights": {"models--a": {"model": "b", "gib": 1.5}, "models--c": {"model": "b"}}})
+    assert failed["weights"]["models--a"] == first["weights"]["models--a"]
+    assert failed["weights"]["models--c"]["model"] == "b"
+    # once the other row is what was verified last, they are its
+    good = commit(kube, at=120, **{**given, "model": "b", "digest": "1", "weights": {"models--a": {"model": "b", "gib": 1.5}}})
+    assert good["weights"]["models--a"]["model"] == "b"
+
+
 def test_check_mode_writes_nothing_and_shows_the_same(kube: FakeKube) -> None:
     given = of_plan(plan(kube), "a")
     foreseen = commit(kube, check_mode=True, **given)

@@ -175,10 +175,11 @@ def test_unused_weights_are_named(plan):
 
 
 def test_what_pruning_did(plan):
-    models = [{"name": "a/old", "bytes": 3 * 2**30, "kept": False}, {"name": "b/new", "bytes": 2**29, "kept": True}]
-    assert _report.pruned_lines({"models": models}) == {"Removed": "a/old (3.0 GiB)", "Kept": "b/new (0.5 GiB)", "Freed": "3.0 GiB"}
-    assert _report.pruned_lines({"models": models}, check=True)["Would free"] == "3.0 GiB"
-    assert _report.pruned_lines({"models": []})["Removed"].startswith("nothing")
+    models = [{"title": "a/old", "bytes": 3 * 2**30, "kept": False}, {"title": "b/new", "bytes": 2**29, "kept": True}]
+    pruned = {"models": models, "freed_bytes": 3 * 2**30}
+    assert _report.pruned_lines(pruned) == {"Removed": "a/old (3.0 GiB)", "Kept": "b/new (512.0 MiB)", "Freed": "3.0 GiB"}
+    assert _report.pruned_lines(pruned, check=True)["Would free"] == "3.0 GiB"
+    assert _report.pruned_lines({"models": [], "freed_bytes": 0})["Removed"].startswith("nothing")
 
 
 def test_the_same_row_with_other_weights_is_downloaded(plan):
