@@ -39,11 +39,13 @@ class Sign(t.NamedTuple):
     certain: bool = True
 
 
-ROW = "vllm_model_configs.<row>"
+# Whoever knows the row puts its name there.
+ANY_ROW = "<row>"
+ROW = f"vllm_model_configs.{ANY_ROW}"
 _LESS_MEMORY = f"Lower {ROW}.max_model_len or max_num_seqs, take a smaller or quantized model, or more GPUs (vllm_gpu_count)"
 _TOKEN = "Set hf_token to a token whose owner has been granted access on the model's page"
 _NAME = f"Correct {ROW}.model or revision; a private model needs hf_token"
-_ROOM = "Raise vllm_storage_size, or remove models that are no longer served from the volume"
+_ROOM = "Raise vllm_storage_size, or remove models that are no longer served: make prune-models"
 _RIGHTS = "Set vllm_volume_permissions: true, or give the folder to the user of vllm_run_as_user"
 _DRIVER = "Update the NVIDIA driver there, or take an older vllm_image"
 _SEE_GPU = (

@@ -352,7 +352,8 @@ class Record(t.NamedTuple):
         """Return the record as texts under keys, all but the manifests to be read by people."""
         data = {"version": str(FORMAT), "weights": _text(self.weights)}
         if self.is_good:
-            packed = gzip.compress(json.dumps(list(self.manifests), sort_keys=True).encode(), mtime=0)
+            # in their own order: that of a program's environment is that of its script
+            packed = gzip.compress(json.dumps(list(self.manifests)).encode(), mtime=0)
             data.update(
                 model=self.model,
                 digest=self.digest,

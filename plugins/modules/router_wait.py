@@ -262,6 +262,7 @@ import typing as t
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils._diagnosis import Surroundings, Verdict, View, diagnose, log_cause
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
+from ansible_collections.llmops.serving.plugins.module_utils._failure_signs import ANY_ROW
 from ansible_collections.llmops.serving.plugins.module_utils._kube import (
     KUBERNETES_ARGS,
     Kube,
@@ -861,9 +862,11 @@ def run(
             result["first_token_seconds"] = round(completion.first_token_seconds, 3)
     verdict = verdict or (None if completion else router.verdict)
     if verdict is not None:
-        result["verdict"] = {field: getattr(verdict, field) for field in ("cause", "what", "where", "since", "log", "advice")}
+        advice = verdict.advice.replace(ANY_ROW, params["model"])
+        found = {field: getattr(verdict, field) for field in ("cause", "what", "where", "since", "log")}
+        result["verdict"] = {**found, "advice": advice}
     if completion is None and not once:
-        raise ServingError(failure or router.timed_out(waiter), **result)
+        raise ServingError((failure or router.timed_out(waiter)).replace(ANY_ROW, params["model"]), **result)
     return result
 
 

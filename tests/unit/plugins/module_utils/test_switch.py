@@ -338,6 +338,12 @@ def test_a_record_comes_back_as_it_was() -> None:
     assert json.loads(gzip.decompress(base64.b64decode(data["manifests"]))) == manifests()
 
 
+def test_a_record_keeps_the_order_of_keys() -> None:
+    programs = [{"name": "x", "environment": {"B": "1", "A": "2"}}]
+    record, _trouble = _switch.from_data(RECORD._replace(manifests=programs).to_data(), "x")
+    assert list(record.manifests[0]["environment"]) == ["B", "A"]
+
+
 def test_a_record_of_weights_only_has_nothing_to_go_back_to() -> None:
     data = Record(weights=WEIGHTS).to_data()
     assert set(data) == {"version", "weights"}

@@ -605,7 +605,8 @@ def test_a_cause_that_does_not_heal_ends_the_wait_in_the_look_that_sees_it(clock
         "log": "unrecognized arguments: --foo",
         "advice": caught.value.details["verdict"]["advice"],
     }
-    assert "extra_args" in caught.value.details["verdict"]["advice"]
+    assert "vllm_model_configs.smoke.extra_args" in caught.value.details["verdict"]["advice"]
+    assert "vllm_model_configs.smoke.extra_args" in str(caught.value)
     assert cluster.server.requests == []
 
 
