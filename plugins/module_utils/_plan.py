@@ -206,7 +206,7 @@ def _on_kubernetes(
         prefetch = {**prefetch, **_prefetch_job(settings, row, names, prefetch)}
     engine = _engine(settings, row, kv_cache_dtype, args, env, gpu_count, tensor_parallel, budget_s)
     hidden = selector_text({**labels, **dict.fromkeys(ROUTED, "false")})
-    router = _router(settings, namespace, {**labels, **ROUTED}, budget_s)
+    router = _router(settings, namespace, {**labels, **ROUTED})
     secrets = _secrets(settings, names)
     return {
         "namespace": namespace,
@@ -723,7 +723,7 @@ def quantity_bytes(quantity: t.Any) -> float:
     return float(number) * QUANTITY_UNITS[text[len(number) :]]
 
 
-def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[str, str], budget_s: int) -> dict[str, t.Any]:
+def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[str, str]) -> dict[str, t.Any]:
     kind = settings["vllm_router_type"]
     default = _routers.PRODUCTION_STACK_IMAGE if kind == "production-stack" else ""
     image = _image(
@@ -731,7 +731,7 @@ def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[s
         settings["vllm_router_image"] or default,
         "vllm-router publishes no versioned image; build one from PyPI in two lines (docs/routers.md)",
     )
-    fleet = _routers.Fleet(namespace, labels, ENGINE_PORT, settings["vllm_replicas"], budget_s)
+    fleet = _routers.Fleet(namespace, labels, ENGINE_PORT, settings["vllm_replicas"])
     router = _routers.ROUTERS[kind](image, fleet)
     sizes: tuple[t.Literal["cpu_request", "memory_request", "memory_limit"], ...] = ("cpu_request", "memory_request", "memory_limit")
     for key in sizes:

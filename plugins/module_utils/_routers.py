@@ -45,7 +45,11 @@ class Fleet(t.NamedTuple):
     labels: t.Mapping[str, str]
     port: int
     replicas: int
-    startup_budget_s: int
+
+
+# The Rust router takes pods that are ready, so it never waits that long. It is the same for all models: a router that a switch changed
+# would restart, and end the streams that it carries.
+DISCOVERED_S = 300
 
 
 # https://github.com/vllm-project/production-stack src/vllm_router/parsers/parser.py at v0.1.12; an unknown flag is fatal.
@@ -151,7 +155,7 @@ def _vllm_router_args(fleet: Fleet, policy: str, port: int, metrics_port: int) -
         "--service-discovery-namespace", fleet.namespace,
         "--service-discovery-port", str(fleet.port),
     ]  # fmt: skip
-    return _vllm_router_process("0.0.0.0", port, metrics_port, policy, where, fleet.startup_budget_s)
+    return _vllm_router_process("0.0.0.0", port, metrics_port, policy, where, DISCOVERED_S)
 
 
 def _vllm_router_process(host: str, port: int, metrics_port: int, policy: str, where: list[str], startup_budget_s: int) -> list[str]:

@@ -397,6 +397,14 @@ def test_sessions_and_spreading_with_the_rust_router_need_two_processes():
     assert len(plan(router_type="vllm-router", router_image="r:1")["router"]["listeners"]) == 1
 
 
+@pytest.mark.parametrize("kind", ["production-stack", "vllm-router"])
+def test_a_router_stays_as_it_is_when_the_model_changes(kind):
+    """What a router carries would be cut off by its restart."""
+    small, large = (plan(router_type=kind, router_image="r:1", model_name=name) for name in ("smoke", "gpt-oss-120b"))
+    assert small["engine"]["startup_budget_s"] < large["engine"]["startup_budget_s"]
+    assert small["router"] == large["router"]
+
+
 def test_unknown_names():
     _plan.unknown_names(["vllm_replicas"], ["vllm_replicas"])
     with pytest.raises(ServingError, match=r'vllm_replica: no such variable \(did you mean "vllm_replicas"\?\)'):
