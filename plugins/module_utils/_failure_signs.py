@@ -123,6 +123,12 @@ LOG_SIGNS = [
         False,
     ),
     Sign(
+        r"Insufficient space in (/dev/shm\S*) for .+?: (\d+ MiB) required, (\d+ MiB) free",
+        "shm-too-small",
+        "{0} is too small for the processes of the engine: {1} are needed at once, {2} are free",
+        "Raise vllm_shm_size",
+    ),
+    Sign(
         r"shared memory segment|(?:/dev/shm|psm_)\S*.*No space left|No space left.*(?:/dev/shm|psm_)|insufficient shared memory|^Bus error",
         "shm-too-small",
         "/dev/shm is too small for the processes of the engine",

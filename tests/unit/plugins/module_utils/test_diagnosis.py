@@ -708,6 +708,13 @@ LOGS: list[tuple[str, str, str, bool]] = [
         "/dev/shm",
         True,
     ),
+    (
+        "RuntimeError: Insufficient space in /dev/shm for shared-memory allocation: 160 MiB required, 64 MiB free. Increase /dev/shm "
+        "(e.g. --shm-size or --ipc=host).",
+        "shm-too-small",
+        "160 MiB are needed at once, 64 MiB are free",
+        True,
+    ),
     ("Bus error (core dumped)", "shm-too-small", "/dev/shm", True),
     ("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory", "host-out-of-memory", "memory", True),
     (
