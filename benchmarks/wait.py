@@ -9,7 +9,8 @@ A Deployment is made paused. When router_wait (a process of its own, as Ansible 
 --timeout=120s` runs beside it, the Deployment is let go. A watch of the API notes when the fault is first seen there, by the sign that the
 table of faults has. Seconds are counted from that moment to the end of each. A cause is right when the module's verdict has the word that
 the table expects. Whether kubectl names the cause is judged by words, too: any of those of the fault in what it printed. kubectl gets all
-of its time, while the next faults run; at most three wait for it. k8s_info waits with it for faults that are marked in the table.
+of its time, while the next faults run; at most three wait for it. Its seconds are below zero where it gave up before the fault was there.
+k8s_info waits with it for faults that are marked in the table.
 """
 
 from __future__ import annotations
@@ -609,7 +610,7 @@ class Run:
         except ValueError:
             told = {"msg": f"no result: {self.ours.out[-MESSAGE_LENGTH:]}"}
         cause, message = (told.get("verdict") or {}).get("cause", ""), str(told.get("msg", ""))
-        in_time = " did not answer within " in message
+        in_time = message.startswith("Model smoke did not answer within")
         right = cause == fault.cause and not in_time if fault.cause else in_time
 
         def since(process: Process) -> t.Optional[float]:

@@ -236,7 +236,7 @@ def _unschedulable(
     words = []
     for count, reason in reasons:
         taint = _TAINT.search(reason)
-        kind = next((kind for kind, (pattern, _, _) in _PERMANENT.items() if re.search(pattern, reason)), "")
+        kind = next((kind for kind, words in _PERMANENT.items() if re.search(words[0], reason)), "")
         if reason.startswith("Insufficient "):
             short.append(reason.split()[1])
             words.append(f"{count} of {total} nodes have too little {short[-1]}")
@@ -643,7 +643,7 @@ def diagnose(view: View, now: float) -> list[Verdict]:
             verdicts.append(found)
             ranks.append(2 * old + (verdict.cause in ("crashed", "not-scheduled", "image-pull-failed")))
     order = sorted(zip(itertools.count(), ranks, verdicts), key=lambda item: (not item[2].certain, item[1], item[0]))
-    return [verdict for _, _, verdict in order]
+    return [entry[-1] for entry in order]
 
 
 def _created(pod: Object) -> float:

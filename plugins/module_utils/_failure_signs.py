@@ -312,7 +312,12 @@ LOG_SIGNS = [
         "Run again, so that its Role and RoleBinding are made; a policy of the cluster may have removed them",
     ),
     # -- the hub
-    Sign(r"GatedRepoError|gated repo|Access to model \S+ is restricted", "hub-gated", "the model is gated, and no token opens it", _TOKEN),
+    Sign(
+        r"GatedRepoError|(?<!private or )gated repo|Access to model \S+ is restricted",
+        "hub-gated",
+        "the model is gated, and no token opens it",
+        _TOKEN,
+    ),
     Sign(
         r"RevisionNotFoundError|is not a valid git identifier", "hub-revision-missing", "the hub has no such revision of the model", _NAME
     ),

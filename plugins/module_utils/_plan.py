@@ -174,7 +174,7 @@ def make_plan(
             "request": {
                 "model": name,
                 "aliases": [alias] if alias else [],
-                "tool_calls": bool(row.get("tool_call_parser")) and row.get("enable_auto_tool_choice", True),
+                "tool_calls": "tool_call_parser" in row and row.get("enable_auto_tool_choice", True),
                 "reasoning": bool(row.get("reasoning_parser")),
                 "max_model_len": row.get("max_model_len"),
             },

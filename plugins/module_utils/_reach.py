@@ -90,9 +90,9 @@ class Reach:
         Raises NotYetError when no pod is ready, and another ServingError for what does not heal: no such Service, Secret, entry or file.
         """
         api_key = self.api_key()
-        with self._url() as url:
+        with contextlib.ExitStack() as stack:
             yield OpenAIClient(
-                url,
+                stack.enter_context(self._url()),
                 api_key,
                 timeout_s,
                 name=self.endpoint,

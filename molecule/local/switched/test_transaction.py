@@ -45,7 +45,8 @@ def hub(*words):
     command = [sys.executable, HUB, "--folder", folder, "--repo", "acme/tiny", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
-            yield next(re.search(r"http://\S+", line).group() for line in process.stdout if "serving at" in line)
+            (address,) = re.findall(r"serving at (\S+)", next(line for line in process.stdout if "serving at" in line))
+            yield address
         finally:
             process.terminate()
 

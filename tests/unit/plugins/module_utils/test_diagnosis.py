@@ -49,7 +49,10 @@ def never() -> Surroundings:
 
 
 def judge(fault: Object, log: str = "", surroundings: t.Callable[[], Surroundings] = never, now: float = NOW) -> t.Optional[Verdict]:
-    log_of = lambda pod, container, previous: log  # noqa: E731
+
+    def log_of(_pod: str, _container: str, _previous: bool) -> str:
+        return log
+
     return pod_verdict(fault["pod"], fault.get("events", []), log_of, surroundings, fault.get("claims", []), now)
 
 
@@ -377,7 +380,7 @@ def test_images_that_do_not_come(words: str, cause: str, certain: bool, reason: 
     fault = {"pod": a_pod({"waiting": {"reason": reason, "message": message}}, phase="Pending"), "events": events}
     verdict = found(judge(fault))
     assert (verdict.cause, verdict.certain, verdict.where) == (cause, certain, "container vllm of pod vllm-0")
-    assert {sign.cause for sign in IMAGE_SIGNS} <= {cause for _, cause, _ in IMAGES}
+    assert {sign.cause for sign in IMAGE_SIGNS} <= {image[1] for image in IMAGES}
 
 
 def test_the_name_of_an_image_says_nothing_of_its_fate() -> None:
@@ -553,7 +556,7 @@ def test_only_the_log_of_a_run_that_has_ended_is_read() -> None:
     assert asked == []
     for state, last in ((ended(), None), (BACK_OFF, ended()), ({"running": {}}, ended())):
         assert found(pod_verdict(a_pod(state, last), [], log_of, never, now=NOW)).cause == "unknown-flag"
-    assert [previous for _, _, previous in asked] == [False, True, True]
+    assert [question[-1] for question in asked] == [False, True, True]
 
     def only_current(pod: str, container: str, previous: bool) -> str:
         return "" if previous else FLAG
@@ -812,6 +815,18 @@ LOGS: list[tuple[str, str, str, bool]] = [
         "no such model",
         True,
     ),
+    (
+        "huggingface_hub.errors.RepositoryNotFoundError: 401 Client Error.\n\n"
+        "Repository Not Found for url: http://hub.example.com/some/model/resolve/main/config.json.\n"
+        "Please make sure you specified the correct `repo_id` and `repo_type`.\n"
+        "If you are trying to access a private or gated repo, make sure you are authenticated and your token has the permissions.\n"
+        "\nThe above exception was the direct cause of the following exception:\n\nTraceback (most recent call last):\n"
+        "OSError: some/model is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'",
+        "hub-repository-missing",
+        "no such model",
+        True,
+    ),
+    ("OSError: You are trying to access a gated repo.\nMake sure to have access to it at https://x", "hub-gated", "is gated", True),
     ("huggingface_hub.errors.HfHubHTTPError: \n\n403 Forbidden: None.\nCannot access content at: https://x", "hub-gated", "allow", True),
     ("huggingface_hub.errors.HfHubHTTPError: 401 Client Error: Unauthorized for url: https://x", "hub-token", "token", True),
     ("huggingface_hub.errors.HfHubHTTPError: \n\n429 Too Many Requests for url: https://x", "hub-rate-limit", "too many", False),
@@ -864,7 +879,7 @@ def test_what_a_log_says(log: str, cause: str, words: str, certain: bool) -> Non
 
 
 def test_every_sign_is_tried() -> None:
-    texts = [log for log, _, _, _ in LOGS] + ["its process was killed (signal 9)"]
+    texts = [known[0] for known in LOGS] + ["its process was killed (signal 9)"]
     texts += [(FIXTURES / f"log_{name}.txt").read_text() for name in RECORDED]
     first = {next((n for n, sign in enumerate(LOG_SIGNS) if re.search(sign.pattern, text, re.MULTILINE)), -1) for text in texts}
     assert [sign.pattern for n, sign in enumerate(LOG_SIGNS) if n not in first] == []
@@ -963,7 +978,7 @@ REFUSALS = [
 def test_pods_that_are_refused(message: str, cause: str, certain: bool) -> None:
     (verdict,) = diagnose(View(a_deployment(message), []), NOW)
     assert (verdict.cause, verdict.certain, verdict.where, verdict.since) == (cause, certain, "Deployment vllm-backend", T0)
-    assert {sign.cause for sign in REFUSAL_SIGNS} <= {cause for _, cause, _ in REFUSALS}
+    assert {sign.cause for sign in REFUSAL_SIGNS} <= {refused[1] for refused in REFUSALS}
 
 
 def test_a_recorded_quota() -> None:
@@ -1002,7 +1017,10 @@ def test_pods_of_an_older_generation_do_not_decide() -> None:
 
 def test_a_deployment_without_new_pods_is_not_judged_by_its_old_ones() -> None:
     pods = [a_pod(ended())]
-    log_of = lambda pod, container, previous: FLAG  # noqa: E731
+
+    def log_of(_pod: str, _container: str, _previous: bool) -> str:
+        return FLAG
+
     for status, certain in (({"observedGeneration": 2}, False), ({"observedGeneration": 2, "updatedReplicas": 1}, True), ({}, True)):
         deployment = a_deployment(**status)
         deployment["metadata"]["generation"] = 2
@@ -1035,7 +1053,10 @@ def test_a_job_that_failed_twice_the_same_way_is_certain() -> None:
         return pod
 
     job = {"kind": "Job", "metadata": {"name": "prefetch"}, "status": {}}
-    strange = lambda pod, container, previous: "ValueError: the moon is full\n"  # noqa: E731
+
+    def strange(_pod: str, _container: str, _previous: bool) -> str:
+        return "ValueError: the moon is full\n"
+
     assert [verdict.certain for verdict in diagnose(View(job, [failed("a")], log_of=strange), NOW)] == [False]
     assert [verdict.certain for verdict in diagnose(View(job, [failed("a"), failed("b")], log_of=strange), NOW)] == [True, True]
 
