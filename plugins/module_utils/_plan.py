@@ -173,7 +173,7 @@ def make_plan(
             "enabled": settings["vllm_verify"],
             "request": {
                 "model": name,
-                "aliases": [alias] if alias else [],
+                "aliases": list(filter(None, [alias])),
                 "tool_calls": "tool_call_parser" in row and row.get("enable_auto_tool_choice", True),
                 "reasoning": bool(row.get("reasoning_parser")),
                 "max_model_len": row.get("max_model_len"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import subprocess
 import sys
 
@@ -45,8 +44,10 @@ def hub(*words):
     command = [sys.executable, HUB, "--folder", folder, "--repo", "acme/tiny", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
-            (address,) = re.findall(r"serving at (\S+)", next(line for line in process.stdout if "serving at" in line))
-            yield address
+            for line in process.stdout:
+                if line.startswith("serving at "):
+                    break
+            yield line.split()[-1]
         finally:
             process.terminate()
 

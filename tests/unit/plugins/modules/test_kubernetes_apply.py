@@ -109,7 +109,9 @@ class FakeKube:
             labels = document["metadata"].get("labels", {})
             among = re.fullmatch(r"(\S+) in \((.*)\)", label_selector)
             wanted = [(among[1], among[2].split(","))] if among else []
-            wanted += [(key, [value]) for key, _eq, value in (pair.partition("=") for pair in label_selector.split(",") if not among) if key]
+            wanted += [
+                (key, [value]) for key, _eq, value in (pair.partition("=") for pair in label_selector.split(",") if not among) if key
+            ]
             named = field_selector in ("", f"metadata.name={document['metadata']['name']}")
             if place.rpartition("/")[0] == path and named and all(labels.get(key) in values for key, values in wanted):
                 found.append(copy.deepcopy(document))
