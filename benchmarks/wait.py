@@ -3,7 +3,7 @@
 Usage: KUBECONFIG=... .venv/bin/python benchmarks/wait.py [--only NAME...] [--json FILE] [--engine-image IMAGE] [--small-image IMAGE]
 It makes faults for real, one after the other, in a namespace of its own (bench-wait), which it removes at the end. The engine image has
 vLLM for CPUs and Python, the small one a shell; both have to be on the nodes. The port 5005 of the nodes has to be free. Faults that need
-a GPU replay a published log, and are marked.
+a GPU are not made: a container prints a published error message in a log put together for it, and the table says "replayed".
 
 A Deployment is made paused. When router_wait (a process of its own, as Ansible runs a module) has looked once, and `kubectl rollout status
 --timeout=120s` runs beside it, the Deployment is let go. A watch of the API notes when the fault is first seen there, by the sign that the
@@ -94,7 +94,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 http.server.ThreadingHTTPServer(("0.0.0.0", 8080), Handler).serve_forever()
 """
-# https://github.com/vllm-project/vllm/issues/27508, shortened
+# the error and the lines before it: https://github.com/vllm-project/vllm/issues/27508, shortened; the last line is added, as vLLM 0.32 ends
 CUDA_OUT_OF_MEMORY = """\
 (EngineCore_DP0 pid=8884) Process EngineCore_DP0:
 (EngineCore_DP0 pid=8884) Traceback (most recent call last):
@@ -105,7 +105,8 @@ GiB of which 140.75 MiB is free. Process 3270336 has 78.96 GiB memory in use. Of
 with 660.00 MiB allocated in private pools (e.g., CUDA Graphs), and 331.08 MiB is reserved by PyTorch but unallocated.
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
 """
-# https://github.com/vllm-project/vllm-omni/pull/1842 in the frame of https://github.com/vllm-project/vllm/issues/25837
+# the error: https://github.com/vllm-project/vllm-omni/pull/1842; what is around it: https://github.com/vllm-project/vllm/issues/25837, and
+# the last line as above
 GPU_TAKEN = """\
 (EngineCore_DP0 pid=17374) ERROR 09-28 15:47:24 [core.py:718] EngineCore failed to start.
 (EngineCore_DP0 pid=17374) ERROR 09-28 15:47:24 [core.py:718] Traceback (most recent call last):
@@ -115,7 +116,8 @@ less than desired GPU memory utilization (0.95, 132.81 GiB). Decrease GPU memory
 (EngineCore_DP0 pid=17374) Process EngineCore_DP0:
 RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}
 """
-# https://github.com/lllyasviel/Fooocus/issues/1313 in torch's frame, with the version of https://github.com/modelscope/FunASR/issues/2973
+# the error: https://github.com/lllyasviel/Fooocus/issues/1313, with the version of https://github.com/modelscope/FunASR/issues/2973; the
+# traceback is made up
 DRIVER = """\
 Traceback (most recent call last):
   File "/usr/local/lib/python3.12/dist-packages/torch/cuda/__init__.py", line 412, in _lazy_init

@@ -297,7 +297,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._reach import (
 )
 from ansible_collections.llmops.serving.plugins.module_utils._rollout import rollout_pending
 from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Supervisor, Watch
-from ansible_collections.llmops.serving.plugins.module_utils._switch import hide_new, newest
+from ansible_collections.llmops.serving.plugins.module_utils._switch import HASH, hide_new, newest
 from ansible_collections.llmops.serving.plugins.module_utils._wait import Lap, NotYetError, Waiter
 from ansible_collections.llmops.serving.plugins.module_utils._watch import EndedLogs, Items, Live, Still, look_around
 
@@ -366,6 +366,13 @@ def _running(pods: t.Iterable[Object]) -> list[Object]:
     return [pod for pod in pods if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
 
 
+def _evicted(pods: t.Iterable[Object], new: t.Iterable[Object]) -> list[Object]:
+    """Return those of *pods* that have failed for good, and of which the *new* ones are made in place."""
+    versions = {(pod["metadata"].get("labels") or {}).get(HASH) for pod in new}
+    failed = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Failed"]
+    return [pod for pod in failed if (pod["metadata"].get("labels") or {}).get(HASH, "") in versions]
+
+
 def _is_taken_up(deployment: Object) -> bool:
     """Whether the cluster has seen the last change of *deployment*, so that what is there belongs to it."""
     return bool((deployment.get("status") or {}).get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0))
@@ -427,7 +434,7 @@ class Stack:
         self.phase = self._phase(len(pods))
         self.engines = self.engines._replace(trouble=first_trouble(_running(self.new if held else pods)))
         # what the cluster has not taken up yet is not to be judged by what was before
-        return self._diagnosed(self.deployment, self.new) if _is_taken_up(self.deployment) else []
+        return self._diagnosed(self.deployment, [*self.new, *_evicted(pods, self.new)]) if _is_taken_up(self.deployment) else []
 
     def _newest(self, deployment: Object, selector: str, pods: list[Object]) -> list[Object]:
         """Return the pods of the newest version, all of them where nobody may see which that is."""
@@ -688,12 +695,12 @@ class Router:
         """Return the options that lead to the newest engines."""
         deployment, pod = self.stack.deployment or {}, next(iter(self.stack.new), {})
         labels = dict(deployment["spec"]["selector"]["matchLabels"])
-        version = ((pod.get("metadata") or {}).get("labels") or {}).get("pod-template-hash", "none-yet")
+        version = ((pod.get("metadata") or {}).get("labels") or {}).get(HASH, "none-yet")
         spec = pod.get("spec") or deployment["spec"]["template"]["spec"]
         ports = [port["containerPort"] for container in spec["containers"] for port in container.get("ports") or []]
         pods = {
             "namespace": self.stack.namespace,
-            "label_selector": selector_text({**labels, "pod-template-hash": version}),
+            "label_selector": selector_text({**labels, HASH: version}),
             "port": ports[0] if ports else 8000,
         }
         return {**self.params, "url": None, "service": None, "pods": pods}

@@ -584,6 +584,23 @@ def crashed(reason: str = "Error", restarts: int = 0, **terminated: t.Any) -> di
 UNKNOWN_FLAG = "vllm: error: unrecognized arguments: --foo"
 
 
+def test_pods_that_were_evicted_tell_what_keeps_their_successors_from_staying(clock: Clock, cluster: Cluster) -> None:
+    evicted = {"phase": "Failed", "reason": "Evicted", "message": 'Usage of EmptyDir volume "shm" exceeds the limit "8Mi". '}
+    cluster.pods[1:] = [pod(f"vllm-backend-{number}", "vllm-backend", ready=False, **evicted) for number in (1, 2)]
+    cluster.pods.append(pod("vllm-backend-3", "vllm-backend", ready=False))
+    with pytest.raises(ServingError, match='exceeds the limit "8Mi"') as caught:
+        rollout(clock, cluster, wait_timeout=3600)
+    assert (caught.value.details["verdict"]["cause"], caught.value.details["elapsed_seconds"]) == ("evicted", 0)
+
+
+def test_evicted_pods_of_another_version_say_nothing_about_this_one(clock: Clock, cluster: Cluster) -> None:
+    evicted = {"phase": "Failed", "reason": "Evicted", "message": 'Usage of EmptyDir volume "shm" exceeds the limit "8Mi". '}
+    cluster.pods[1:] = [pod(f"vllm-backend-{number}", "vllm-backend", ready=False, version="old", **evicted) for number in (1, 2)]
+    cluster.pods.append(pod("vllm-backend-3", "vllm-backend", ready=False))
+    clock.events[20] = lambda: cluster.pods.append(pod("vllm-backend-3", "vllm-backend")) or cluster.pods.pop(-2)
+    assert rollout(clock, cluster)["ready"]
+
+
 def test_a_cause_that_does_not_heal_ends_the_wait_in_the_look_that_sees_it(clock: Clock, cluster: Cluster) -> None:
     cluster.pods[1] = pod("vllm-backend-1", "vllm-backend", ready=False)
 
