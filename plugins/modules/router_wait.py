@@ -366,13 +366,6 @@ def _running(pods: t.Iterable[Object]) -> list[Object]:
     return [pod for pod in pods if (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")]
 
 
-def _evicted(pods: t.Iterable[Object], new: t.Iterable[Object]) -> list[Object]:
-    """Return those of *pods* that have failed for good, and of which the *new* ones are made in place."""
-    versions = {(pod["metadata"].get("labels") or {}).get(HASH) for pod in new}
-    failed = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Failed"]
-    return [pod for pod in failed if (pod["metadata"].get("labels") or {}).get(HASH, "") in versions]
-
-
 def _is_taken_up(deployment: Object) -> bool:
     """Whether the cluster has seen the last change of *deployment*, so that what is there belongs to it."""
     return bool((deployment.get("status") or {}).get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0))
@@ -434,7 +427,8 @@ class Stack:
         self.phase = self._phase(len(pods))
         self.engines = self.engines._replace(trouble=first_trouble(_running(self.new if held else pods)))
         # what the cluster has not taken up yet is not to be judged by what was before
-        return self._diagnosed(self.deployment, [*self.new, *_evicted(pods, self.new)]) if _is_taken_up(self.deployment) else []
+        failed = [pod for pod in pods if (pod.get("status") or {}).get("phase") == "Failed"]
+        return self._diagnosed(self.deployment, [*self.new, *failed]) if _is_taken_up(self.deployment) else []
 
     def _newest(self, deployment: Object, selector: str, pods: list[Object]) -> list[Object]:
         """Return the pods of the newest version, all of them where nobody may see which that is."""
