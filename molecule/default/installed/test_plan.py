@@ -65,8 +65,16 @@ class TestPlan:
         assert (status, report["restarts"]) == (0, ["Deployment/vllm-backend"])
         (engine,) = [change for change in report["changes"] if change["object"] == "Deployment/vllm-backend"]
         assert "--max-model-len 8192 -> 4096" in engine["details"]
-        assert report["gap"]["seconds"] > 0
         assert report["download_gib"] == 0
+
+    def test_what_the_switch_costs_is_told_before(self):
+        row = {"smoke": {"max_model_len": 4096}}
+        beside, _status = plan(vllm_model_configs=row)
+        assert (beside["switch"]["strategy"], beside["gap"]) == ("surge", None)
+        assert "room for old and new" in beside["switch"]["why"]
+        anew, _status = plan(vllm_model_configs=row, vllm_switch_strategy="recreate")
+        assert anew["switch"]["strategy"] == "recreate"
+        assert anew["gap"]["seconds"] > 0
 
     def test_another_model_names_the_one_that_runs(self):
         report, status = plan(vllm_model_name="smoke-json")
