@@ -28,7 +28,8 @@ def rendered(tmp_path_factory):
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
     for path in folder.glob("*.yaml"):
         text = yaml.safe_dump(yaml.safe_load(path.read_text()), sort_keys=False, width=140, explicit_start=True)
-        # locks and the smoke models' script have tests of their own
+        # locks and the smoke models' script have tests of their own; where this checkout lies is nobody's business
+        text = re.sub(r"/\S*/ansible_collections/llmops/serving/", "/collection/", text)
         path.write_text(re.sub(r"-[0-9a-f]{12}\b", "-DIGEST", re.sub(r"-[0-9a-f]{8}/", "-DIGEST/", text)))
         if os.environ.get("GOLDEN_WRITE"):
             shutil.copy(path, EXPECTED)
