@@ -20,6 +20,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._reach import Reach
 from ansible_collections.llmops.serving.plugins.module_utils._verify import Finding, Verifier
 from ansible_collections.llmops.serving.plugins.module_utils._wait import NotYetError
 from ansible_collections.llmops.serving.tests.unit import stub_openai as stub
+from ansible_collections.llmops.serving.tests.unit.clock import Clock
 
 PARIS = stub.call("get_weather", {"city": "Paris"})
 HERMES = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -303,22 +304,6 @@ def test_the_smoke_models_know_the_questions(row: str) -> None:
 
 
 # Asking
-
-
-class Clock:
-    """A clock that only sleeping moves; ``events`` happen when their time has come."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-        self.events: dict[float, t.Callable[[], object]] = {}
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
-        for moment in [moment for moment in self.events if moment <= self.time]:
-            self.events.pop(moment)()
 
 
 def serving(**faults: stub.Reply) -> stub.Reply:

@@ -21,6 +21,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeEr
 from ansible_collections.llmops.serving.plugins.module_utils._supervisor import NotRunningError, ProcessInfo
 from ansible_collections.llmops.serving.plugins.modules import router_wait
 from ansible_collections.llmops.serving.tests.unit import stub_openai as stub
+from ansible_collections.llmops.serving.tests.unit.clock import Clock
 
 KEY = "sk-0123456789abcdef"
 ANSWER = stub.events("Hello", " there")
@@ -34,22 +35,6 @@ SECRETS = "/api/v1/namespaces/chatbot/secrets/vllm-api-key"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/chatbot/deployments"
 SETS = "/apis/apps/v1/namespaces/chatbot/replicasets"
 TEMPLATE = {"metadata": {"labels": {"app": "vllm-backend"}}, "spec": {"containers": [{"name": "main"}]}}
-
-
-class Clock:
-    """A clock that sleeping moves; ``events`` happen when their time (seconds since the start) has come."""
-
-    def __init__(self) -> None:
-        self.time = 0.0
-        self.events: dict[float, t.Callable[[], object]] = {}
-
-    def now(self) -> float:
-        return self.time
-
-    def sleep(self, seconds: float) -> None:
-        self.time += seconds
-        for moment in [moment for moment in self.events if moment <= self.time]:
-            self.events.pop(moment)()
 
 
 class Cluster:
