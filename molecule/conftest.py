@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent / "shared"))
+os.environ.pop("ANSIBLE_FORCE_COLOR", None)  # molecule sets it; the tests read what playbooks print

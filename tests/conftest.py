@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ansible.plugins.loader import init_plugin_loader
@@ -9,3 +10,4 @@ from ansible.plugins.loader import init_plugin_loader
 ROOT = Path(__file__).resolve().parent.parent
 
 init_plugin_loader([str(ROOT / ".venv" / "collections")])
+os.environ.pop("ANSIBLE_FORCE_COLOR", None)  # the tests read what playbooks print

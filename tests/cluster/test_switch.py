@@ -280,8 +280,8 @@ class Stack:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a run: no token of the hub, no colours."""
-    return {key: value for key, value in os.environ.items() if key not in ("HF_TOKEN", "ANSIBLE_FORCE_COLOR")}
+    """Return the environment of a run: no token of the hub."""
+    return {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
 
 
 def until(there: t.Callable[[], bool], longest_s: float) -> None:

@@ -49,8 +49,7 @@ TROUBLE = {
 def play(*variables, state_dir, **environment):
     words = [word for variable in (f"llm_state_dir={state_dir}", *variables) for word in ("-e", variable)]
     command = [Path(sys.executable).parent / "ansible-playbook", "-i", ROOT / "inventory.local.yaml", ROOT / "playbooks/chat.yml", *words]
-    variables = {key: value for key, value in os.environ.items() if key != "ANSIBLE_FORCE_COLOR"} | environment
-    run = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
     return run, " ".join(run.stdout.rpartition("PLAY RECAP")[2].split())
 
 

@@ -38,7 +38,7 @@ TROUBLE = {
 def play(playbook, *extra, inventory="inventory.example.yaml", kubeconfig=None):
     words = [word for variable in extra for word in ("-e", variable)]
     command = [Path(sys.executable).parent / "ansible-playbook", "-i", ROOT / inventory, ROOT / "playbooks" / playbook, *words]
-    environment = {key: value for key, value in os.environ.items() if key not in ("KUBECONFIG", "ANSIBLE_FORCE_COLOR")}
+    environment = {key: value for key, value in os.environ.items() if key != "KUBECONFIG"}
     environment |= {"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
