@@ -238,7 +238,7 @@ class Stack:
         over = threading.Event()
 
         def use(ask: t.Callable[[str], str]) -> None:
-            while not over.wait(1):
+            while not over.wait(3):  # an engine spins for a second behind each answer, and the other one has to load meanwhile
                 try:
                     answers.append(ask(model))
                 except Exception as exc:
