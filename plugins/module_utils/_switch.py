@@ -179,7 +179,8 @@ def decide(
     """Return how the engines that run are replaced by those of the Deployment *engine*.
 
     *pods* are those of all namespaces that are bound to a node and not finished. Those of *engine*'s namespace that have the labels
-    *own_selector* are the old engines. Raises ServingError, with the numbers, where *wanted* is surge and that cannot be.
+    *own_selector* are the old engines; one that is on its way out already makes room by itself. Raises ServingError, with the numbers,
+    where *wanted* is surge and that cannot be.
     """
     if wanted == RECREATE:
         return Choice(RECREATE, f"{RECREATE}: as vllm_switch_strategy says")
@@ -201,6 +202,7 @@ def _judge(
     if access_mode == "ReadWriteOncePod":
         return False, "one pod at a time may use the volume (ReadWriteOncePod)"
     replicas = engine["spec"].get("replicas", 1)
+    pods = [pod for pod in pods if not (is_dying(pod) and _is_own(pod, engine, own_selector))]
     old = [pod for pod in pods if _is_own(pod, engine, own_selector)]
     one_node = access_mode != "ReadWriteMany"
     candidates = nodes

@@ -179,6 +179,14 @@ def test_pods_of_others_hold_what_they_hold() -> None:
     assert choose([node()], [pod(), other]).strategy == "surge"
 
 
+def test_an_engine_that_ends_already_makes_room_and_no_other_pod_does() -> None:
+    ending, other = pod(), pod(namespace="ml")
+    for leaving in (ending, other):
+        leaving["metadata"]["deletionTimestamp"] = "2026-11-21T12:00:00Z"
+    assert choose([node()], [pod(), ending], wanted="surge").strategy == "surge"
+    assert choose([node()], [pod(), other]).why == "recreate: node gpu-1 has 0 of 1 nvidia.com/gpu free beside the old engine"
+
+
 def test_requests_are_the_sum_of_containers_or_the_largest_init_container_with_overhead() -> None:
     exact = {"cpu": "32", "memory": "33Gi"}
     assert choose([node(**exact)], [pod()]).strategy == "surge"
