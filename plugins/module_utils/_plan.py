@@ -205,7 +205,6 @@ def _on_kubernetes(
     if prefetch:
         prefetch = {**prefetch, **_prefetch_job(settings, row, names, prefetch)}
     engine = _engine(settings, row, kv_cache_dtype, args, env, gpu_count, tensor_parallel, budget_s)
-    hidden = selector_text({**labels, **dict.fromkeys(ROUTED, "false")})
     router = _router(settings, namespace, {**labels, **ROUTED})
     secrets = _secrets(settings, names)
     return {
@@ -214,7 +213,7 @@ def _on_kubernetes(
         "labels": labels,
         "pod_labels": {**labels, **ROUTED},
         "label_selector": selector_text(labels),
-        "engine": {**engine, "new_pods": {"namespace": namespace, "label_selector": hidden, "port": ENGINE_PORT}},
+        "engine": engine,
         "router": {**router, "service": {"namespace": namespace, "name": names["router"], "port": _routers.PORT}},
         "prefetch": prefetch,
         "prune": {

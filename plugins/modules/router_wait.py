@@ -199,6 +199,13 @@ last_error:
   returned: always
   type: str
   sample: the router lists no model; 1 of 1 engine pods are ready
+pods:
+  description: >-
+    The engines of the newest version, whether routers see them or not, as the option of this name of M(llmops.serving.router_verify).
+  returned: with O(held), when the model is ready
+  type: dict
+  version_added: "0.2.0"
+  sample: {namespace: chatbot, label_selector: "app=vllm-backend,pod-template-hash=6d6489b798", port: 8000}
 phases:
   description: The phases that were seen, in their order.
   returned: always
@@ -675,7 +682,7 @@ class Router:
             self.close()
         if self._client is None and (lap.attempt == 1 or not (self.engines and self.engines.pending)):
             if self.params["held"]:
-                self._asked = Reach(self._past_the_router(), self._kube)
+                self._asked = Reach({**self.params, "url": None, "service": None, "pods": self.newest_pods()}, self._kube)
             self._unconnected = ""
             try:
                 # also in the first look, when nobody can be asked yet: a missing Secret is told at once
@@ -685,19 +692,18 @@ class Router:
             self._leads_to = leads_to
         return self._client
 
-    def _past_the_router(self) -> dict[str, t.Any]:
-        """Return the options that lead to the newest engines."""
+    def newest_pods(self) -> dict[str, t.Any]:
+        """Return the option ``pods`` that leads to the newest engines, past the router."""
         deployment, pod = self.stack.deployment or {}, next(iter(self.stack.new), {})
         labels = dict(deployment["spec"]["selector"]["matchLabels"])
         version = ((pod.get("metadata") or {}).get("labels") or {}).get(HASH, "none-yet")
         spec = pod.get("spec") or deployment["spec"]["template"]["spec"]
         ports = [port["containerPort"] for container in spec["containers"] for port in container.get("ports") or []]
-        pods = {
+        return {
             "namespace": self.stack.namespace,
             "label_selector": selector_text({**labels, HASH: version}),
             "port": ports[0] if ports else 8000,
         }
-        return {**self.params, "url": None, "service": None, "pods": pods}
 
     def _ask(self, client: OpenAIClient, lap: Lap, settled: bool) -> Completion:
         longest_s = self.params["request_timeout"]
@@ -858,6 +864,8 @@ def run(
     if router.engines is not None:
         result["engines_ready"] = router.engines.ready
     if completion is not None:
+        if params["held"]:
+            result["pods"] = router.newest_pods()
         progress.tell(READY.name, f"{params['model']}: {READY.text}")
         if completion.first_token_seconds is not None:
             result["first_token_seconds"] = round(completion.first_token_seconds, 3)

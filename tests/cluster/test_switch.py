@@ -120,8 +120,12 @@ class Stack:
         print(done.stdout)
         return Ended(done.returncode, done.stdout)
 
-    def interrupt(self, model: str, whole: bool) -> None:
-        """Start a run, and kill it while its new engine starts; with *whole*, the modules that it has started, too."""
+    def interrupt(self, model: str, whole: bool, cut_over: bool = False) -> None:
+        """Start a run, and kill it while its new engine starts, or once that has the requests; with *whole*, its modules, too."""
+
+        def is_time() -> bool:
+            return any(engine.model == model and engine.routed == cut_over and engine.ready >= cut_over for engine in self.engines())
+
         with (self.folder / f"interrupted-{model}.log").open("w+") as log:
             run = subprocess.Popen(
                 self.command(model, None),
@@ -133,7 +137,7 @@ class Stack:
                 start_new_session=True,
             )
             try:
-                until(lambda: run.poll() is not None or any(not engine.routed for engine in self.engines()), 400)
+                until(lambda: run.poll() is not None or is_time(), 400)
                 log.seek(0)
                 assert run.poll() is None, log.read()[-3000:]
             finally:
@@ -417,7 +421,7 @@ def test_a_gated_repository_ends_the_run_before_anything_is_touched(stack: Stack
 def test_the_new_inventory_goes_on_where_it_was_interrupted(stack: Stack, hub: stub_hub.StubHub) -> None:
     before = stack.engine()
     with stack.labels_seen() as seen, stack.used("chat") as troubles:
-        stack.interrupt("tiny", whole=True)
+        stack.interrupt("tiny", whole=True, cut_over=True)
         assert hub.sent["model.safetensors"] > 2**20
         hub.stop()
         [coming] = [engine for engine in stack.engines() if engine.uid != before.uid]

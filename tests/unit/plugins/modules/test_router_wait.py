@@ -721,7 +721,9 @@ def test_a_held_rollout_is_ready_when_its_new_engine_answers_directly(clock: Clo
     assert (result["ready"], result["engines_ready"], result["elapsed_seconds"]) == (True, 1, 10)
     assert held[0] == ["vllm-backend-0", "vllm-backend-1"]
     assert forwards(cluster) == ["forward chatbot/vllm-backend-1:8000"]
-    assert f"{PODS}?app=vllm-backend,pod-template-hash=new" in cluster.calls
+    selector = "app=vllm-backend,pod-template-hash=new"
+    assert f"{PODS}?{selector}" in cluster.calls
+    assert result["pods"] == {"namespace": "chatbot", "label_selector": selector, "port": 8000}
 
 
 def test_a_held_rollout_waits_for_all_new_engines(clock: Clock, cluster: Cluster, held: list[t.Any]) -> None:
