@@ -1,13 +1,15 @@
 """What clients notice of a switch of the model: failed requests, the longest gap, and how long it takes, beside kubectl.
 
-Usage: .venv/bin/python benchmarks/switch.py INVENTORY [--rate 6] [--json FILE]
+Usage: .venv/bin/python benchmarks/switch.py INVENTORY [--rate 5] [--keep] [--json FILE]
 Needs KUBECONFIG and the images that INVENTORY names. It installs the row `smoke` in a namespace of its own, and asks for the alias `chat`
-through the router all the time (half of the requests streamed), while the model is switched smoke -> smoke-json -> smoke: by this
-collection with surge and with recreate, and by `kubectl apply` of the same Deployment followed by `kubectl rollout status`, once with
-RollingUpdate (as the production-stack chart does) and once with Recreate. Weights of both are on the volume before the clock starts.
+through the router all the time (half of the requests streamed; every twentieth for 64 tokens, the others for 2), while the model is
+switched smoke -> smoke-json -> smoke: by this collection with surge and with recreate, and by `kubectl apply` of the same Deployment
+followed by `kubectl rollout status`, once with RollingUpdate (as the production-stack chart does) and once with Recreate. Weights of both
+are on the volume before the clock starts.
 
 The gap is the longest time in which no request that was sent came back whole. The engine's start is taken from its pod: from the start of
-its container to its condition Ready.
+its container to its condition Ready. Where the old engine ends first, its unloading goes from the deletion of its pod to the creation of
+the next; it has two parts, the end of the container and that of the pod, for which an old kubelet (before 1.22) takes up to a minute.
 """
 
 from __future__ import annotations
@@ -39,6 +41,11 @@ PLAY = """
 """
 REMOVE = PLAY.replace("serving.vllm}", "serving.vllm, tasks_from: remove}")
 TIMEOUT_S = 20.0
+# vLLM binds the threads of each engine to the first cores that it sees, so two engines of one machine would wait for each other there.
+UNBOUND = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+ROWS = json.dumps({"vllm_model_configs": {row: {"env": UNBOUND} for row in ("smoke", "smoke-json")}})
+# Few, so that an engine on a small CPU has room beside its requests for one that loads; some are long, so that a switch meets them.
+TOKENS, LONG_TOKENS, LONG_EVERY = 2, 64, 20
 
 
 class Answer(t.NamedTuple):
@@ -73,12 +80,13 @@ class Load:
         with ThreadPoolExecutor(64) as pool:
             begun, number = time.monotonic(), 0
             while not self._over.is_set():
-                pool.submit(self._ask, number % 2 == 0)
+                pool.submit(self._ask, number % 2 == 0, LONG_TOKENS if number % LONG_EVERY == 0 else TOKENS)
                 number += 1
                 self._over.wait(max(0.0, begun + number / self.rate - time.monotonic()))
 
-    def _ask(self, stream: bool) -> None:
-        body = {"model": "chat", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 16, "temperature": 0, "stream": stream}
+    def _ask(self, stream: bool, tokens: int) -> None:
+        messages = [{"role": "user", "content": "Hello!"}]
+        body = {"model": "chat", "messages": messages, "max_tokens": tokens, "ignore_eos": True, "temperature": 0, "stream": stream}
         sent, error = time.monotonic(), ""
         try:
             with requests.post(
@@ -107,7 +115,7 @@ def play(text: str, inventory: str, *words: str) -> float:
         file.flush()
         begun = time.monotonic()
         done = subprocess.run(
-            [str(ANSIBLE), "-i", inventory, "-e", f"llm_namespace={NAMESPACE}", *words, file.name],
+            [str(ANSIBLE), "-i", inventory, "-e", f"llm_namespace={NAMESPACE}", "-e", ROWS, *words, file.name],
             check=False,
             capture_output=True,
             text=True,
@@ -118,13 +126,28 @@ def play(text: str, inventory: str, *words: str) -> float:
     return time.monotonic() - begun
 
 
+def settle() -> None:
+    """Wait until the engine of before is gone: it would share the machine with what is measured next."""
+    while len(kubectl("get", "pods", "-l", f"app={ENGINE}", "-o", "name").split()) > 1:
+        time.sleep(1)
+
+
 def newest_start_s() -> float:
     """Seconds from the start of the newest engine's container to its pod being ready."""
-    pods = json.loads(kubectl("get", "pods", "-l", "app=vllm-backend", "-o", "json"))["items"]
+    pods = json.loads(kubectl("get", "pods", "-l", f"app={ENGINE}", "-o", "json"))["items"]
     pod = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
     ready = next(c for c in pod["status"]["conditions"] if c["type"] == "Ready")["lastTransitionTime"]
     started = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
     return (datetime.fromisoformat(ready) - datetime.fromisoformat(started)).total_seconds()
+
+
+def unload_s() -> float:
+    """Seconds from the deletion of the engine of before to the creation of the newest; below zero where they were side by side."""
+    pods = json.loads(kubectl("get", "pods", "-l", f"app={ENGINE}", "-o", "json"))["items"]
+    events = json.loads(kubectl("get", "events", "--field-selector", "reason=SuccessfulDelete", "-o", "json"))["items"]
+    made = max(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) for pod in pods)
+    deleted = [datetime.fromisoformat(event["lastTimestamp"]) for event in events if event["involvedObject"]["name"].startswith(ENGINE)]
+    return (made - max(deleted)).total_seconds()
 
 
 def by_kubectl(deployment: dict[str, t.Any], strategy: dict[str, t.Any]) -> t.Callable[[], float]:
@@ -142,14 +165,16 @@ def by_kubectl(deployment: dict[str, t.Any], strategy: dict[str, t.Any]) -> t.Ca
 
 
 def measured(title: str, load: Load, switch: t.Callable[[], float]) -> dict[str, t.Any]:
-    """Run *switch* under load, then five seconds more; return what clients saw meanwhile."""
+    """Run *switch* under load, until all that was asked meanwhile has come back or is given up; return what clients saw."""
     first = len(load.answers)
     seconds = switch()
-    time.sleep(5)
+    time.sleep(TIMEOUT_S)
     answers = load.answers[first:]
     whole = sorted(answer.done_s for answer in answers if not answer.error)
     failed = [answer for answer in answers if answer.error]
     start_s = newest_start_s()
+    settle()
+    away_s = unload_s()
     gap_s = max((later - earlier for earlier, later in zip(whole, whole[1:])), default=0.0)
     row = {
         "switch": title,
@@ -157,17 +182,21 @@ def measured(title: str, load: Load, switch: t.Callable[[], float]) -> dict[str,
         "failed": len(failed),
         "errors": sorted({answer.error for answer in failed})[:3],
         "gap_s": round(gap_s, 1),
+        "unload_s": round(away_s, 1) if away_s >= 0 else None,
         "engine_start_s": round(start_s, 1),
         "gap_over_start_s": round(gap_s - start_s, 1),
         "total_s": round(seconds, 1),
     }
-    print(f"{title:<44} {row['requests']:>8} {row['failed']:>6} {gap_s:>7.1f} {start_s:>8.1f} {seconds:>8.1f}", flush=True)
+    print(
+        f"{title:<44} {row['requests']:>8} {row['failed']:>6} {gap_s:>7.1f} {row['unload_s'] or '-':>9} {start_s:>8.1f} {seconds:>8.1f}",
+        flush=True,
+    )
     return row
 
 
 @contextlib.contextmanager
-def router(inventory: str) -> t.Iterator[tuple[str, str]]:
-    """Install `smoke`; give the router's address and its key; remove all of it in the end."""
+def router(inventory: str, keep: bool = False) -> t.Iterator[tuple[str, str]]:
+    """Install `smoke`; give the router's address and its key; remove all of it in the end, unless it is to be kept."""
     try:
         play(PLAY, inventory, "-e", "vllm_model_name=smoke")
         address = kubectl("get", "service", "vllm-router", "-o", "jsonpath={.spec.clusterIP}")
@@ -175,14 +204,16 @@ def router(inventory: str) -> t.Iterator[tuple[str, str]]:
         key = subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
         yield f"http://{address}:8000", key
     finally:
-        play(REMOVE, inventory, "-e", "vllm_purge=true")
+        if not keep:
+            play(REMOVE, inventory, "-e", "vllm_purge=true")
 
 
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inventory")
-    parser.add_argument("--rate", type=float, default=6.0, help="requests in a second")
+    parser.add_argument("--rate", type=float, default=5.0, help="requests in a second")
+    parser.add_argument("--keep", action="store_true", help="leave all of it there, so that the next run begins sooner")
     parser.add_argument("--json", help="file for the figures")
     options = parser.parse_args()
     inventory = options.inventory
@@ -195,12 +226,12 @@ def main() -> None:
     rows = []
     rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "100%", "maxUnavailable": 0}}
     recreate = {"type": "Recreate", "rollingUpdate": None}
-    with router(inventory) as (url, key):
+    with router(inventory, options.keep) as (url, key):
         deployments = {"smoke": engine()}
         play(PLAY, inventory, "-e", "vllm_model_name=smoke-json", "-e", "vllm_switch_strategy=recreate")
         deployments["smoke-json"] = engine()
         play(PLAY, inventory, "-e", "vllm_model_name=smoke", "-e", "vllm_switch_strategy=recreate")
-        print(f"{'switch':<44} {'requests':>8} {'failed':>6} {'gap s':>7} {'start s':>8} {'total s':>8}")
+        print(f"{'switch':<44} {'requests':>8} {'failed':>6} {'gap s':>7} {'unload s':>9} {'start s':>8} {'total s':>8}")
         with Load(url, key, options.rate) as load:
             time.sleep(5)
             for strategy in ("surge", "recreate"):
