@@ -110,7 +110,7 @@ def kubectl(*words: str, stdin: str = "") -> str:
 
 def play(text: str, inventory: str, *words: str) -> float:
     """Run a playbook; return its seconds. Its output is shown when it fails."""
-    with tempfile.NamedTemporaryFile("w", suffix=".yml", dir=ROOT) as file:
+    with tempfile.NamedTemporaryFile("w", suffix=".yml") as file:
         file.write(text)
         file.flush()
         begun = time.monotonic()
