@@ -172,7 +172,8 @@ def test_from_nothing_to_nothing(place: Place) -> None:
 
 
 def test_a_namespace_that_is_going_is_waited_for(place: Place) -> None:
-    manifests = stack(place.namespace)
+    # without pods: old kubelets take a minute to let one go
+    manifests = [document for document in stack(place.namespace) if document["kind"] not in ("Deployment", "Job")]
     place.apply(manifests)
     place.apply([], keep_kinds=[])
     assert place.apply(manifests)["changed"]
