@@ -25,13 +25,13 @@ LOCAL = {
     "vllm_platform": "local",
     "vllm_accelerator": "cpu",
     "vllm_model_name": "qwen2.5-1.5b-instruct",
-    "vllm_state_dir": "/home/ada/chat",
+    "vllm_state_dir": "/srv/ada/chat",
     "vllm_files_dir": "/role/files",
     "vllm_lock_dir": "/role/files/local",
     "vllm_lock_digests": DIGESTS,
     "vllm_smoke_model_digest": "0123456789abcdef",
 }
-VENVS = "/home/ada/chat/venvs"
+VENVS = "/srv/ada/chat/venvs"
 
 
 def plan(host: t.Optional[dict[str, t.Any]] = None, options: t.Optional[dict[str, t.Any]] = OPTIONS, **changes: t.Any) -> dict[str, t.Any]:
@@ -107,14 +107,14 @@ def test_the_engine_has_an_environment_of_its_own(accelerator: str, lock: str, a
 
 def test_everything_is_in_the_state_folder() -> None:
     env = plan()["engine"]["env"]
-    assert all(env[key].startswith("/home/ada/chat/") for key in ("HOME", "HF_HOME", "VLLM_CACHE_ROOT", "XDG_CACHE_HOME"))
-    assert all(path.startswith("/home/ada/chat/") for path in plan()["owned_paths"])
+    assert all(env[key].startswith("/srv/ada/chat/") for key in ("HOME", "HF_HOME", "VLLM_CACHE_ROOT", "XDG_CACHE_HOME"))
+    assert all(path.startswith("/srv/ada/chat/") for path in plan()["owned_paths"])
 
 
 def test_weights_from_the_hub() -> None:
     made = plan()
     assert made["hub_model"] == made["engine"]["args"][0] == "Qwen/Qwen2.5-1.5B-Instruct"
-    assert made["hub_cache"] == "/home/ada/chat/huggingface/hub/models--Qwen--Qwen2.5-1.5B-Instruct"
+    assert made["hub_cache"] == "/srv/ada/chat/huggingface/hub/models--Qwen--Qwen2.5-1.5B-Instruct"
     assert made["hub_cache"].startswith(made["engine"]["env"]["HF_HOME"])
     assert made["hub_cache"] in made["prefetch"]["creates"]
     assert made["prefetch"]["command"][:2] == [made["engine"]["command"][0], "fetch_model.py"]
@@ -129,7 +129,7 @@ def test_memory_of_the_engine_before_is_waited_for_on_gpus_only() -> None:
 
 def test_the_smoke_model_is_made_by_the_engines_interpreter() -> None:
     made = plan(model_name="smoke")
-    path = "/home/ada/chat/models/smoke-0123456789ab"
+    path = "/srv/ada/chat/models/smoke-0123456789ab"
     assert made["prefetch"]["command"] == [made["engine"]["command"][0], "smoke_model.py", "--row", "smoke", "--out", path]
     assert made["prefetch"]["model_path"] == made["engine"]["args"][0] == path
     assert (made["hub_model"], made["engine"]["env"]["HF_HUB_OFFLINE"]) == (None, "1")
@@ -222,7 +222,7 @@ def test_secrets_are_references() -> None:
     made = plan()
     assert made["engine"]["secret_env"] == {"VLLM_API_KEY": "vllm/VLLM_API_KEY", "HF_TOKEN": "vllm/HF_TOKEN"}
     assert made["secrets"]["generate"] == ["VLLM_API_KEY"]
-    assert made["endpoint"]["api_key_secret"]["path"] == "/home/ada/chat/secrets/vllm/VLLM_API_KEY"
+    assert made["endpoint"]["api_key_secret"]["path"] == "/srv/ada/chat/secrets/vllm/VLLM_API_KEY"
     assert not {"VLLM_API_KEY", "HF_TOKEN"} & set(made["engine"]["env"])
     assert "--api-key" not in made["engine"]["args"] + made["router"]["command"]
 
@@ -309,6 +309,6 @@ def test_of_every_variable_it_is_known_where_it_works() -> None:
 def test_a_chat_template_of_the_image_is_asked_for() -> None:
     with pytest.raises(ServingError, match=r"llama3.2_json.jinja.*Save it .*vllm_model_configs.llama-3.2-3b-instruct.chat_template"):
         plan(model_name="llama-3.2-3b-instruct")
-    own = {"llama-3.2-3b-instruct": {"chat_template": "/home/ada/template.jinja"}}
+    own = {"llama-3.2-3b-instruct": {"chat_template": "/srv/ada/template.jinja"}}
     made = plan(model_name="llama-3.2-3b-instruct", model_configs=own)
-    assert value_of(made["engine"]["args"], "--chat-template") == "/home/ada/template.jinja"
+    assert value_of(made["engine"]["args"], "--chat-template") == "/srv/ada/template.jinja"

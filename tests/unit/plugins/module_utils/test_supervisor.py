@@ -21,15 +21,15 @@ from ansible_collections.llmops.serving.plugins.module_utils._errors import Serv
 from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Layout, NotRunningError, Program, Supervisor
 
 SUPERVISORD = str(Path(sys.executable).parent / "supervisord")
-CHAT = Layout(Path("/home/ada/chat"))
+CHAT = Layout(Path("/srv/ada/chat"))
 
 SCRIPT = r"""#!/bin/sh
 # Starts vllm-router. Written by llmops.serving; `make install-chat` writes it anew, so changes made here are lost.
 # It can be run by hand, while supervisord does not run the program.
-export LLMOPS_SERVING_STATE=/home/ada/chat
+export LLMOPS_SERVING_STATE=/srv/ada/chat
 export HF_HOME='/data/hugging face'
-if [ -f /home/ada/chat/secrets/vllm/VLLM_API_KEY ]; then
-  VLLM_API_KEY="$(cat /home/ada/chat/secrets/vllm/VLLM_API_KEY)"
+if [ -f /srv/ada/chat/secrets/vllm/VLLM_API_KEY ]; then
+  VLLM_API_KEY="$(cat /srv/ada/chat/secrets/vllm/VLLM_API_KEY)"
   export VLLM_API_KEY
 fi
 echo "=== start of vllm-router, $(date '+%Y-%m-%d %H:%M:%S')"
@@ -40,7 +40,7 @@ exec /opt/bin/router serve \
 """
 
 SECTION = """[program:vllm-router]
-command = /home/ada/chat/bin/vllm-router
+command = /srv/ada/chat/bin/vllm-router
 environment = LLMOPS_SERVING_VERSION="0a1b"
 autostart = true
 autorestart = true
@@ -50,7 +50,7 @@ stopwaitsecs = 30
 stopasgroup = true
 killasgroup = true
 redirect_stderr = true
-stdout_logfile = /home/ada/chat/logs/vllm-router.log
+stdout_logfile = /srv/ada/chat/logs/vllm-router.log
 stdout_logfile_maxbytes = 10MB
 stdout_logfile_backups = 3
 """
@@ -115,7 +115,7 @@ def test_the_environment_of_supervisord_is_small() -> None:
     given = {
         "PATH": "/v/bin::/usr/bin",
         "VIRTUAL_ENV": "/v",
-        "HOME": "/home/ada",
+        "HOME": "/srv/ada",
         "LD_LIBRARY_PATH": "/x",
         "NO_PROXY": "localhost",
         "USER": "",
@@ -123,7 +123,7 @@ def test_the_environment_of_supervisord_is_small() -> None:
     assert _supervisor.environment(given, "/s") == {
         "PATH": "/usr/bin",
         "LANG": "C.UTF-8",
-        "HOME": "/home/ada",
+        "HOME": "/srv/ada",
         "NO_PROXY": "localhost",
         "LLMOPS_SERVING_STATE": "/s",
     }
@@ -156,7 +156,7 @@ def test_options_that_are_left_out_have_the_defaults_of_the_module() -> None:
     assert _supervisor.program_from(options(log_mib=None)) == Program("vllm-router", ["/opt/bin/router"])
 
 
-@pytest.mark.parametrize("path", ["/home/ada/chat; x", "/home/#1", "/home/[ada]", "/home/a*", "/home/a\nb"])
+@pytest.mark.parametrize("path", ["/srv/ada/chat; x", "/srv/#1", "/srv/[ada]", "/srv/a*", "/srv/a\nb"])
 def test_paths_that_supervisord_reads_differently(path: str) -> None:
     with pytest.raises(ServingError, match="supervisord cannot read"):
         _supervisor.check_path(path)

@@ -226,18 +226,18 @@ def test_the_script_runs_by_hand(machine: Machine) -> None:
 
 def test_the_callers_environment_does_not_reach_programs(machine: Machine) -> None:
     machine.environ = {
-        "PATH": "/home/ada/venv/bin:/usr/bin:/bin",
-        "VIRTUAL_ENV": "/home/ada/venv",
-        "HOME": "/home/ada",
+        "PATH": "/srv/ada/venv/bin:/usr/bin:/bin",
+        "VIRTUAL_ENV": "/srv/ada/venv",
+        "HOME": "/srv/ada",
         "LD_PRELOAD": "",
-        "PYTHONPATH": "/home/ada/lib",
+        "PYTHONPATH": "/srv/ada/lib",
         "AWS_SECRET_ACCESS_KEY": "x",
         "https_proxy": "http://proxy.test:3128",
         "SSL_CERT_FILE": "/etc/ca.pem",
     }
     environment = machine.note("engine", pid_of(machine.apply(machine.program("engine")), "engine"))["environment"]
     assert environment["PATH"] == "/usr/bin:/bin"
-    assert (environment["HOME"], environment["https_proxy"]) == ("/home/ada", "http://proxy.test:3128")
+    assert (environment["HOME"], environment["https_proxy"]) == ("/srv/ada", "http://proxy.test:3128")
     assert environment["SSL_CERT_FILE"] == "/etc/ca.pem"
     assert not {"VIRTUAL_ENV", "LD_PRELOAD", "PYTHONPATH", "AWS_SECRET_ACCESS_KEY"} & set(environment)
 
