@@ -17,12 +17,11 @@ import sys
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import requests
-from switch import ENGINE, NAMESPACE, kubectl, router
-from wait import MODULE, ROOT, Process
+from switch import ENGINE, NAMESPACE, at_rate, kubectl, router
+from wait import Process, by_core, by_kubectl, by_module
 
 WAIT_S = 300
 REQUEST_S = 20.0
@@ -33,23 +32,15 @@ class FirstAnswer:
 
     def __init__(self, url: str, key: str, rate: float) -> None:
         self.at_s = 0.0
-        self._url, self._rate = url, rate
+        self._url = url
         self._headers = {"Authorization": f"Bearer {key}"}
         self._answered = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread = threading.Thread(target=at_rate, args=(rate, self._answered, lambda _number: self._ask()), daemon=True)
         self._thread.start()
 
     def wait(self) -> None:
         """Return when one has come back."""
         self._thread.join()
-
-    def _run(self) -> None:
-        with ThreadPoolExecutor(64) as pool:
-            begun, number = time.monotonic(), 0
-            while not self._answered.is_set():
-                pool.submit(self._ask)
-                number += 1
-                self._answered.wait(max(0.0, begun + number / self._rate - time.monotonic()))
 
     def _ask(self) -> None:
         body = {"model": "smoke", "prompt": "Hello", "max_tokens": 1}
@@ -66,24 +57,10 @@ def waiting(key: str, folder: Path) -> dict[str, Process]:
     """Start all that wait for the engine, by their names."""
     service = {"namespace": NAMESPACE, "name": "vllm-router", "port": 8000}
     arguments = {"model": "smoke", "service": service, "engine_deployment": ENGINE, "api_key": key, "wait_timeout": WAIT_S}
-    path = folder / "arguments.json"
-    path.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), encoding="utf-8")
-    core = {
-        "api_version": "apps/v1",
-        "kind": "Deployment",
-        "namespace": NAMESPACE,
-        "name": ENGINE,
-        "wait": True,
-        "wait_timeout": WAIT_S,
-        "wait_condition": {"type": "Available", "status": "True"},
-    }
-    ansible = [str(Path(sys.executable).parent / "ansible"), "localhost", "-m", "kubernetes.core.k8s_info"]
     return {
-        "router_wait": Process([sys.executable, "-m", MODULE, str(path)], PYTHONPATH=str(ROOT / ".venv/collections")),
-        "kubectl rollout status": Process(
-            ["kubectl", "-n", NAMESPACE, "rollout", "status", f"deployment/{ENGINE}", f"--timeout={WAIT_S}s"]
-        ),
-        "kubernetes.core.k8s_info": Process([*ansible, "-a", json.dumps(core), "-e", f"ansible_python_interpreter={sys.executable}"]),
+        "router_wait": by_module(arguments, folder / "arguments.json"),
+        "kubectl rollout status": by_kubectl(NAMESPACE, ENGINE, WAIT_S),
+        "kubernetes.core.k8s_info": by_core(NAMESPACE, ENGINE, WAIT_S),
     }
 
 

@@ -9,7 +9,7 @@ are on the volume before the clock starts.
 
 The gap is the longest time in which no request that was sent came back whole. The engine's start is taken from its pod: from the start of
 its container to its condition Ready. Where the old engine ends first, its unloading goes from the deletion of its pod to the creation of
-the next; it has two parts, the end of the container and that of the pod, for which an old kubelet (before 1.22) takes up to a minute.
+the next; it has two parts, the end of the container and that of the pod, for which the kubelet of 1.20 takes up to a minute.
 """
 
 from __future__ import annotations
@@ -56,6 +56,16 @@ class Answer(t.NamedTuple):
     error: str
 
 
+def at_rate(rate: float, over: threading.Event, ask: t.Callable[[int], None]) -> None:
+    """Call *ask* with 0, 1, 2 ... *rate* times in a second, whatever comes back, until *over*; return when all calls have."""
+    with ThreadPoolExecutor(64) as pool:
+        begun, number = time.monotonic(), 0
+        while not over.is_set():
+            pool.submit(ask, number)
+            number += 1
+            over.wait(max(0.0, begun + number / rate - time.monotonic()))
+
+
 class Load:
     """Asks at a steady rate, whatever comes back, until it is stopped."""
 
@@ -77,12 +87,7 @@ class Load:
         self._thread.join()
 
     def _run(self) -> None:
-        with ThreadPoolExecutor(64) as pool:
-            begun, number = time.monotonic(), 0
-            while not self._over.is_set():
-                pool.submit(self._ask, number % 2 == 0, LONG_TOKENS if number % LONG_EVERY == 0 else TOKENS)
-                number += 1
-                self._over.wait(max(0.0, begun + number / self.rate - time.monotonic()))
+        at_rate(self.rate, self._over, lambda number: self._ask(number % 2 == 0, LONG_TOKENS if number % LONG_EVERY == 0 else TOKENS))
 
     def _ask(self, stream: bool, tokens: int) -> None:
         messages = [{"role": "user", "content": "Hello!"}]
@@ -126,26 +131,24 @@ def play(text: str, inventory: str, *words: str) -> float:
     return time.monotonic() - begun
 
 
-def settle() -> None:
-    """Wait until the engine of before is gone: it would share the machine with what is measured next."""
-    while len(kubectl("get", "pods", "-l", f"app={ENGINE}", "-o", "name").split()) > 1:
+def settled() -> dict[str, t.Any]:
+    """Return the engine's pod when that of before is gone, which would share the machine with what is measured next."""
+    while len(pods := json.loads(kubectl("get", "pods", "-l", f"app={ENGINE}", "-o", "json"))["items"]) > 1:
         time.sleep(1)
+    return dict(pods[0])
 
 
-def newest_start_s() -> float:
-    """Seconds from the start of the newest engine's container to its pod being ready."""
-    pods = json.loads(kubectl("get", "pods", "-l", f"app={ENGINE}", "-o", "json"))["items"]
-    pod = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])
+def start_s_of(pod: dict[str, t.Any]) -> float:
+    """Seconds from the start of the engine's container to its *pod* being ready."""
     ready = next(c for c in pod["status"]["conditions"] if c["type"] == "Ready")["lastTransitionTime"]
     started = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
     return (datetime.fromisoformat(ready) - datetime.fromisoformat(started)).total_seconds()
 
 
-def unload_s() -> float:
-    """Seconds from the deletion of the engine of before to the creation of the newest; below zero where they were side by side."""
-    pods = json.loads(kubectl("get", "pods", "-l", f"app={ENGINE}", "-o", "json"))["items"]
+def unload_s(pod: dict[str, t.Any]) -> float:
+    """Seconds from the deletion of the engine of before to the creation of *pod*; below zero where they were side by side."""
     events = json.loads(kubectl("get", "events", "--field-selector", "reason=SuccessfulDelete", "-o", "json"))["items"]
-    made = max(datetime.fromisoformat(pod["metadata"]["creationTimestamp"]) for pod in pods)
+    made = datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
     deleted = [datetime.fromisoformat(event["lastTimestamp"]) for event in events if event["involvedObject"]["name"].startswith(ENGINE)]
     return (made - max(deleted)).total_seconds()
 
@@ -172,9 +175,8 @@ def measured(title: str, load: Load, switch: t.Callable[[], float]) -> dict[str,
     answers = load.answers[first:]
     whole = sorted(answer.done_s for answer in answers if not answer.error)
     failed = [answer for answer in answers if answer.error]
-    start_s = newest_start_s()
-    settle()
-    away_s = unload_s()
+    pod = settled()
+    start_s, away_s = start_s_of(pod), unload_s(pod)
     gap_s = max((later - earlier for earlier, later in zip(whole, whole[1:])), default=0.0)
     row = {
         "switch": title,
@@ -187,10 +189,8 @@ def measured(title: str, load: Load, switch: t.Callable[[], float]) -> dict[str,
         "gap_over_start_s": round(gap_s - start_s, 1),
         "total_s": round(seconds, 1),
     }
-    print(
-        f"{title:<44} {row['requests']:>8} {row['failed']:>6} {gap_s:>7.1f} {row['unload_s'] or '-':>9} {start_s:>8.1f} {seconds:>8.1f}",
-        flush=True,
-    )
+    unload = f"{away_s:.1f}" if away_s >= 0 else "-"
+    print(f"{title:<44} {row['requests']:>8} {row['failed']:>6} {gap_s:>7.1f} {unload:>9} {start_s:>8.1f} {seconds:>8.1f}", flush=True)
     return row
 
 

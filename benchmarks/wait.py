@@ -532,6 +532,17 @@ class Process:
         self._thread.join()
 
 
+def by_module(arguments: Object, path: Path) -> Process:
+    """Start router_wait as Ansible runs a module; its *arguments* go into the file *path*."""
+    path.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), encoding="utf-8")
+    return Process([sys.executable, "-m", MODULE, str(path)], PYTHONPATH=str(ROOT / ".venv/collections"))
+
+
+def by_kubectl(namespace: str, name: str, wait_s: int) -> Process:
+    """Start `kubectl rollout status` for the Deployment *name*."""
+    return Process(["kubectl", "-n", namespace, "rollout", "status", f"deployment/{name}", f"--timeout={wait_s}s"])
+
+
 def module(fault: Fault, folder: Path) -> tuple[Process, Path]:
     """Start router_wait for *fault*; return it with the file in which it tells what it does."""
     progress = folder / f"{fault.name}.progress"
@@ -542,20 +553,18 @@ def module(fault: Fault, folder: Path) -> tuple[Process, Path]:
         "wait_timeout": fault.wait_s,
         "progress_path": str(progress),
     }
-    path = folder / f"{fault.name}.json"
-    path.write_text(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), encoding="utf-8")
-    return Process([sys.executable, "-m", MODULE, str(path)], PYTHONPATH=str(ROOT / ".venv/collections")), progress
+    return by_module(arguments, folder / f"{fault.name}.json"), progress
 
 
-def by_core(fault: Fault) -> Process:
-    """Start kubernetes.core.k8s_info, waiting for the same Deployment as long as kubectl."""
+def by_core(namespace: str, name: str, wait_s: int) -> Process:
+    """Start kubernetes.core.k8s_info, waiting for the Deployment *name*."""
     arguments = {
         "api_version": "apps/v1",
         "kind": "Deployment",
-        "namespace": NAMESPACE,
-        "name": engine(fault),
+        "namespace": namespace,
+        "name": name,
         "wait": True,
-        "wait_timeout": KUBECTL_S,
+        "wait_timeout": wait_s,
         "wait_condition": {"type": "Available", "status": "True"},
     }
     ansible = [str(Path(sys.executable).parent / "ansible"), "localhost", "-m", "kubernetes.core.k8s_info"]
@@ -571,9 +580,9 @@ class Run:
         self._watcher = watcher
         make([*fault.others, deployment(fault, images)])
         watcher.seek(fault)
-        self.core = by_core(fault) if core and fault.core else None
+        self.core = by_core(NAMESPACE, engine(fault), KUBECTL_S) if core and fault.core else None
         self.ours, progress = module(fault, folder)
-        self.theirs = Process(["kubectl", "-n", NAMESPACE, "rollout", "status", f"deployment/{engine(fault)}", f"--timeout={KUBECTL_S}s"])
+        self.theirs = by_kubectl(NAMESPACE, engine(fault), KUBECTL_S)
         until = time.monotonic() + FIRST_LOOK_S
         while not (progress.exists() or self.ours.ended_s or time.monotonic() > until):
             time.sleep(0.02)
