@@ -6,8 +6,7 @@
 """Whether a model serves as its row of the catalog says: judgements of single answers, and the requests that lead to them.
 
 The judges are pure functions on a Completion. Verifier asks, again where that may help, until each check has passed once.
-Marks of tool calls and thoughts are those of vLLM 0.32: vllm/tool_parsers, vllm/reasoning and vllm/parser. An engine drops marks that
-are special tokens of a model unless a parser asks for them, so some forms are known by what is left.
+Marks of thoughts are those of vLLM 0.32: vllm/reasoning and vllm/parser. Those of tool calls are in _tool_text.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._errors import Serv
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeError
 from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIError
 from ansible_collections.llmops.serving.plugins.module_utils._reach import Reach
+from ansible_collections.llmops.serving.plugins.module_utils._tool_text import CallFormat, call_format, call_start
 from ansible_collections.llmops.serving.plugins.module_utils._wait import Lap, NotYetError, Waiter
 
 MAX_TOKENS = 2048
@@ -59,54 +59,6 @@ class Tool(t.NamedTuple):
         return {"type": "function", "function": {"name": self.name, "description": self.description, "parameters": dict(self.parameters)}}
 
 
-class CallFormat(t.NamedTuple):
-    """A way of writing a tool call as text. ``parsers`` of vLLM read it; empty where none is known to."""
-
-    mark: str
-    parsers: tuple[str, ...]
-
-
-# The first pattern that is found decides, so those that contain others come first.
-_CALL_FORMATS: tuple[tuple[t.Pattern[str], CallFormat], ...] = tuple(
-    (re.compile(pattern, re.DOTALL), CallFormat(mark, parsers))
-    for pattern, mark, parsers in (
-        (r"<seed:tool_call>", "<seed:tool_call>", ("seed_oss",)),
-        (r"<minimax:tool_call>", "<minimax:tool_call>", ("minimax_m2",)),
-        (r"<longcat_tool_call>", "<longcat_tool_call>", ("longcat",)),
-        (r"<function=", "<function=...>", ("qwen3_coder",)),
-        (r"<arg_key>", "<arg_key>", ("glm45",)),
-        (r"<\|tool_call\|>|<tool_call>\s*\[", "<|tool_call|>", ("granite",)),
-        (r"<tool_call>", "<tool_call>", ("hermes",)),
-        (r"\[TOOL_CALLS\]|\w\[ARGS\]", "[TOOL_CALLS]", ("mistral",)),
-        (r"<\|channel\|>commentary|\bto=functions\.|commentary to=", "<|channel|>commentary to=functions.", ("openai",)),
-        (r"<\uff5cDSML\uff5cfunction_calls>", "<\uff5cDSML\uff5cfunction_calls>", ("deepseek_v32",)),
-        (r"<\uff5cDSML\uff5ctool_calls>", "<\uff5cDSML\uff5ctool_calls>", ("deepseek_v4",)),
-        (r"<\uff5cDSML\uff5c calls>", "<\uff5cDSML\uff5c calls>", ("deepseek_v41",)),
-        (r"<\uff5ctool_calls_begin\uff5c>", "<\uff5ctool_calls_begin\uff5c>", ("step3",)),
-        (r"<\uff5ctool▁sep\uff5c>\w+\s*```json", "<\uff5ctool▁calls▁begin\uff5c>", ("deepseek_v3",)),
-        (r"<\uff5ctool▁sep\uff5c>\s*\{", "<\uff5ctool▁calls▁begin\uff5c>", ("deepseek_v31",)),
-        (r"<\uff5ctool▁calls?▁begin\uff5c>", "<\uff5ctool▁calls▁begin\uff5c>", ("deepseek_v3", "deepseek_v31")),
-        (r"<\|tool_calls_section_begin\|>|<\|tool_call_begin\|>", "<|tool_calls_section_begin|>", ("kimi_k2",)),
-        (r"<\|tool_call_start\|>", "<|tool_call_start|>", ("lfm2",)),
-        (r"<\|tool_call>", "<|tool_call>", ("gemma4",)),
-        (r"<start_function_call>", "<start_function_call>", ("functiongemma",)),
-        (r"<function_calls>", "<function_calls>", ("olmo3",)),
-        (r"<function_call>", "<function_call>", ("granite-20b-fc",)),
-        (r"<tool_calls>", "<tool_calls>", ("jamba", "hunyuan_a13b")),
-        (r"<\|action_start\|>", "<|action_start|>", ("internlm",)),
-        (r"<\|START_ACTION\|>", "<|START_ACTION|>", ("cohere_command3",)),
-        (r"<\|tools_prefix\|>", "<|tools_prefix|>", ("apertus",)),
-        (r"\bfunctools\[", "functools[...]", ("phi4_mini_json",)),
-        (r"<\|python_start\|>", "<|python_start|>", ("llama4_pythonic",)),
-        (r"^\s*\[\s*[A-Za-z_][\w.]*\([^()]*=.*\)\s*\]\s*$", "[name(argument=...)]", ("pythonic", "llama4_pythonic")),
-        (r"<\|python_tag\|>", "<|python_tag|>", ("llama3_json",)),
-    )
-)
-_BARE_OBJECT = CallFormat('{"name": ..., "parameters": ...}', ("llama3_json",))
-_BARE_LIST = CallFormat('[{"name": ..., "arguments": ...}]', ("mistral", "granite", "xlam"))
-_NAME_AND_OBJECT = CallFormat("name{...}", ("mistral",))
-_UNKNOWN = CallFormat("a form that is not known here", ())
-
 # What has to be gone from an answer when a reasoning parser has done its work.
 _REASONING_MARKS = re.compile(
     r"</?(?:seed:|mm:|ifm\|)?think(?:ing|_fast|_faster)?(?::\w+)?>|\[/?THINK\]|<\|(?:channel|start|message)\|>|<\|channel>|<channel\|>"
@@ -123,28 +75,6 @@ OFFER_TOOLS = (
     "Its chat template may leave out the tools: take one that knows them (--chat-template in extra_args of the row), or remove "
     "tool_call_parser of the row."
 )
-
-
-def call_format(text: str, tool_name: str = "") -> t.Optional[CallFormat]:
-    """Return how a tool call is written in *text*, None where there is none.
-
-    With *tool_name*, forms that have no mark, only this name and something like arguments, count as well.
-    """
-    for pattern, known in _CALL_FORMATS:
-        if pattern.search(text):
-            return known
-    bare = _leading_json(text)
-    if isinstance(bare, list) and bare and all(map(_is_call, bare)):
-        return _BARE_LIST
-    if _is_call(bare):
-        return _BARE_OBJECT
-    if tool_name:
-        name = re.escape(tool_name)
-        if re.search(rf"^\s*{name}\s*\{{", text):
-            return _NAME_AND_OBJECT
-        if re.search(rf"\b{name}\s*[({{]|[\"']name[\"']\s*:\s*[\"']{name}[\"']", text):
-            return _UNKNOWN
-    return None
 
 
 def reasoning_mark(text: str) -> str:
@@ -284,8 +214,7 @@ def _no_call(completion: Completion, tool: Tool) -> Finding:
 
 def _around(text: str, written: CallFormat) -> str:
     """Return an excerpt of *text* that begins where the call does."""
-    start = next((found.start() for pattern, known in _CALL_FORMATS if known is written for found in [pattern.search(text)] if found), 0)
-    return excerpt(text[start:])
+    return excerpt(text[call_start(text, written) :])
 
 
 def _fix_parser(written: CallFormat) -> str:
@@ -293,21 +222,6 @@ def _fix_parser(written: CallFormat) -> str:
         return FIX_TOOL_PARSER
     parsers = " or ".join(written.parsers)
     return f"Calls written as {written.mark} are read by {parsers}: set tool_call_parser of the row to that, or remove it."
-
-
-def _leading_json(text: str) -> t.Any:
-    """Return the JSON value with which *text* begins, perhaps in a fence of Markdown; None where there is none."""
-    text = re.sub(r"^\s*```(?:json)?\s*", "", text).lstrip()
-    if text[:1] not in ("{", "["):
-        return None
-    try:
-        return json.JSONDecoder().raw_decode(text)[0]
-    except ValueError:
-        return None
-
-
-def _is_call(value: t.Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("name"), str) and ("parameters" in value or "arguments" in value)
 
 
 # --- asking ---------------------------------------------------------------------------------------------------------------------------
