@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import socket
+import ssl
 import time
 import typing as t
 from http.client import HTTPException
@@ -30,11 +32,16 @@ PIECE_BYTES = 65536
 
 
 class OpenAIError(ServingError):
-    """The endpoint refused, or gave no whole answer. ``status`` is the HTTP status, 0 when there was no answer that can be used."""
+    """The endpoint refused, or gave no whole answer. ``status`` is the HTTP status, 0 when there was no answer that can be used.
 
-    def __init__(self, status: int, message: str) -> None:
+    ``kind`` is a stable word: ``status-NNN`` for a refusal; without a status ``refused``, ``unknown-host``, ``tls`` and ``unreachable``
+    for a connection that did not come about, ``timeout``, ``broke-off`` and ``bad-answer`` for what came of it.
+    """
+
+    def __init__(self, status: int, message: str, kind: str = "") -> None:
         super().__init__(message)
         self.status = status
+        self.kind = kind or (f"status-{status}" if status else "bad-answer")
 
 
 @dataclasses.dataclass
@@ -42,8 +49,10 @@ class Completion:
     """One answer of the model. Seconds count from the moment the request was sent.
 
     ``first_token_seconds`` is the arrival of the first content, reasoning or tool call; None when the answer had none of them, or
-    was not streamed. ``tool_calls`` are whole, as in an answer that is not streamed: a list of
-    ``{"id", "type", "function": {"name", "arguments"}}``, the arguments being the text that the model wrote.
+    was not streamed. ``piece_seconds`` has the arrival of every piece that brought one of them, the first included. ``tool_calls`` are
+    whole, as in an answer that is not streamed: a list of ``{"id", "type", "function": {"name", "arguments"}}``, the arguments being the
+    text that the model wrote. ``usage`` is what the endpoint has counted, empty where it told nothing; a stream has it when
+    ``stream_options`` asks for it.
     """
 
     text: str = ""
@@ -52,6 +61,8 @@ class Completion:
     finish_reason: t.Optional[str] = None
     first_token_seconds: t.Optional[float] = None
     elapsed_seconds: float = 0.0
+    piece_seconds: list[float] = dataclasses.field(default_factory=list)
+    usage: dict[str, t.Any] = dataclasses.field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
@@ -105,12 +116,24 @@ class OpenAIClient:
 
     def models(self) -> list[str]:
         """Return the names that the endpoint serves. Raises OpenAIError."""
+        return [str(entry["id"]) for entry in self.model_entries()]
+
+    def model_entries(self) -> list[dict[str, t.Any]]:
+        """Return what the endpoint tells of each model: ``id``, and mostly ``root`` and ``max_model_len``. Raises OpenAIError."""
         request = _Request(self, "GET", "/v1/models")
         document = request.document()
         entries = document.get("data")
         if not isinstance(entries, list):
             raise request.error(0, f"answered 200 without a list of models: {self._excerpt(json.dumps(document))}")
-        return [str(entry["id"]) for entry in entries if isinstance(entry, dict) and entry.get("id")]
+        return [entry for entry in entries if isinstance(entry, dict) and entry.get("id")]
+
+    def get(self, path: str) -> dict[str, t.Any]:
+        """Return the JSON object at *path*, which stands beside ``/v1``. Raises OpenAIError."""
+        return _Request(self, "GET", path).document()
+
+    def text(self, path: str) -> str:
+        """Return the text at *path*, which stands beside ``/v1``, such as ``/metrics``. Raises OpenAIError."""
+        return b"".join(_Request(self, "GET", path).pieces()).decode("utf-8", "replace")
 
     def chat(
         self, model: str, messages: t.Sequence[t.Mapping[str, t.Any]], max_tokens: int, stream: bool = False, **extra: t.Any
@@ -147,8 +170,8 @@ class _Request:
         """Return the seconds since the request was begun."""
         return self.client._now() - self.start
 
-    def error(self, status: int, found: str) -> OpenAIError:
-        return OpenAIError(status, f"{self.method} {self.path} of {self.client.name} {found}")
+    def error(self, status: int, found: str, kind: str = "") -> OpenAIError:
+        return OpenAIError(status, f"{self.method} {self.path} of {self.client.name} {found}", kind)
 
     def pieces(self) -> t.Iterator[bytes]:
         """Send the request and yield the body of a 200, as it comes in."""
@@ -169,7 +192,7 @@ class _Request:
             if isinstance(cause, TimeoutError) or "timed out" in str(cause):
                 raise self._late() from None
             words = getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-            raise self.error(0, f"got no whole answer: {self.client._excerpt(words)}") from None
+            raise self.error(0, f"got no whole answer: {self.client._excerpt(words)}", _kind_of(cause)) from None
 
     def document(self) -> dict[str, t.Any]:
         """Send the request and return the JSON object of the answer."""
@@ -192,7 +215,7 @@ class _Request:
         return document
 
     def _late(self) -> OpenAIError:
-        return self.error(0, f"got no whole answer within {self.client.timeout_s:g} s")
+        return self.error(0, f"got no whole answer within {self.client.timeout_s:g} s", "timeout")
 
     def _open(self) -> t.Any:
         headers = {"Accept": "application/json, text/event-stream"}
@@ -224,14 +247,27 @@ def _is_http(url: str) -> bool:
         return False
 
 
+def _kind_of(cause: t.Any) -> str:
+    """Return the word for a connection that failed; see OpenAIError."""
+    if isinstance(cause, ConnectionRefusedError):
+        return "refused"
+    if isinstance(cause, socket.gaierror):
+        return "unknown-host"
+    if isinstance(cause, ssl.SSLError):
+        return "tls"
+    return "broke-off" if isinstance(cause, (ConnectionError, HTTPException)) else "unreachable"
+
+
 def _whole(request: _Request) -> Completion:
-    choice = _choice(request.document())
+    document = request.document()
+    choice = _choice(document)
     message = choice.get("message") or {}
     return Completion(
         text=message.get("content") or "",
         reasoning=_reasoning(message),
         tool_calls=list(message.get("tool_calls") or []),
         finish_reason=choice.get("finish_reason"),
+        usage=_usage(document),
     )
 
 
@@ -242,11 +278,13 @@ def _joined(request: _Request) -> Completion:
     for data in _events(request):
         if data == b"[DONE]":
             break
-        choice = _choice(request.decoded(data))
+        document = request.decoded(data)
+        choice = _choice(document)
         delta = choice.get("delta") or {}
         content, reasoning, parts = delta.get("content") or "", _reasoning(delta), delta.get("tool_calls") or []
-        if completion.first_token_seconds is None and (content or reasoning or parts):
-            completion.first_token_seconds = request.elapsed()
+        if content or reasoning or parts:
+            completion.piece_seconds.append(request.elapsed())
+        completion.usage = _usage(document) or completion.usage
         completion.text += content
         completion.reasoning += reasoning
         completion.finish_reason = choice.get("finish_reason") or completion.finish_reason
@@ -255,7 +293,8 @@ def _joined(request: _Request) -> Completion:
     else:
         if not completion.finish_reason:
             said = completion.text or completion.reasoning
-            raise request.error(0, f"broke off in the middle of its stream, after: {request.client._excerpt(said)}")
+            raise request.error(0, f"broke off in the middle of its stream, after: {request.client._excerpt(said)}", "broke-off")
+    completion.first_token_seconds = next(iter(completion.piece_seconds), None)
     completion.tool_calls = [calls[index] for index in sorted(calls)]
     return completion
 
@@ -292,6 +331,12 @@ def _choice(document: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Return the first choice; an empty one where there is none, as in the chunk that carries the usage."""
     choices = document.get("choices") or [{}]
     return dict(choices[0])
+
+
+def _usage(document: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """Return what was counted; a stream tells it in its last chunk, and says null before."""
+    usage = document.get("usage")
+    return usage if isinstance(usage, dict) else {}
 
 
 def _reasoning(message: t.Mapping[str, t.Any]) -> str:

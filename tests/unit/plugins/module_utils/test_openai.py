@@ -191,3 +191,62 @@ def test_a_key_that_no_header_can_carry_is_refused_without_telling_it(key: str) 
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(ServingError, match=r'The URL ".*" cannot be asked: it has to be like http://HOST:PORT'):
         OpenAIClient(url)
+
+
+def test_the_arrival_of_each_piece_and_the_usage_are_kept() -> None:
+    ticks = itertools.count()
+    pieces = [{"role": "assistant", "content": ""}, {"reasoning": "Hm"}, "Hel", {"tool_calls": [{"index": 0}]}]
+    chunks = [{"choices": [{"delta": {"content": piece} if isinstance(piece, str) else piece}], "usage": None} for piece in pieces]
+    chunks += [{"choices": [{"delta": {}, "finish_reason": "stop"}]}, {"choices": [], "usage": {"completion_tokens": 3}}]
+    with stub.StubOpenAI(chat=[stub.raw_events(*map(json.dumps, chunks), "[DONE]")]) as server:
+        answer = OpenAIClient(server.url, now=lambda: float(next(ticks))).chat("smoke", HELLO, max_tokens=8, stream=True)
+    assert len(answer.piece_seconds) == 3
+    assert answer.piece_seconds == sorted(set(answer.piece_seconds))
+    assert answer.first_token_seconds == answer.piece_seconds[0]
+    assert answer.usage == {"completion_tokens": 3}
+
+
+def test_an_answer_in_one_piece_has_a_usage_and_no_arrivals() -> None:
+    reply = stub.document({"choices": [{"message": {"content": "Hi"}}], "usage": {"completion_tokens": 1}})
+    with stub.StubOpenAI(chat=[reply, stub.answer("Hi")]) as server:
+        client = OpenAIClient(server.url)
+        answers = [client.chat("smoke", HELLO, max_tokens=8) for _time in range(2)]
+    assert [(answer.usage, answer.piece_seconds) for answer in answers] == [({"completion_tokens": 1}, []), ({}, [])]
+
+
+def test_what_stands_beside_v1_can_be_had() -> None:
+    with stub.StubOpenAI(api_key=KEY) as server:
+        server.scripts |= {"/metrics": [stub.page("vllm:x 1.0\n")], "/api/tags": [stub.document({"models": []})]}
+        client = OpenAIClient(f"{server.url}/v1", KEY)
+        assert client.text("/metrics") == "vllm:x 1.0\n"
+        assert client.get("/api/tags") == {"models": []}
+        with pytest.raises(OpenAIError, match=r"^GET /other of .* answered 404") as caught:
+            client.text("/other")
+    assert (caught.value.status, caught.value.kind) == (404, "status-404")
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (stub.status(503, "busy"), "status-503"),
+        (stub.drops(), "broke-off"),
+        (stub.breaks_off("Hel"), "broke-off"),
+        (stub.events("Hel", finish=None, done=False), "broke-off"),
+        (stub.page("<html>"), "bad-answer"),
+        (stub.hangs(), "timeout"),
+    ],
+)
+def test_errors_are_of_a_kind(reply: stub.Reply, kind: str) -> None:
+    with stub.StubOpenAI(chat=[reply]) as server, pytest.raises(OpenAIError) as caught:
+        OpenAIClient(server.url, timeout_s=0.2).chat("smoke", HELLO, max_tokens=8, stream=True)
+    assert caught.value.kind == kind
+
+
+def test_connections_that_do_not_come_about_are_of_a_kind() -> None:
+    unbound = stub.StubOpenAI()
+    with stub.StubOpenAI() as plain:
+        for url, kind in ((unbound.url, "refused"), ("http://no.such.host.invalid", "unknown-host"), (f"https{plain.url[4:]}", "tls")):
+            with pytest.raises(OpenAIError) as caught:
+                OpenAIClient(url, timeout_s=5, use_proxy=False).models()
+            assert caught.value.kind == kind, caught.value
+    unbound.server_close()
