@@ -1,13 +1,15 @@
 # One-line aliases; `make help` lists them. INVENTORY=file and ANSIBLE_ARGS="..." are passed on to ansible-playbook.
+# MATRIX=file is for probe-suite, COMPARE=latest (or a kept JSON file) for probe-suite and benchmark.
 # Without an inventory.yaml of yours, this machine serves a smoke model.
 INVENTORY ?= $(firstword $(wildcard inventory.yaml) inventory.local.yaml)
 ANSIBLE_ARGS ?=
 OUTPUT ?= text
 PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
+COMPARED = $(if $(COMPARE),-e results_compare_with=$(COMPARE))
 PYTEST = .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight prune-models uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
+.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark prune-models uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +25,15 @@ gpu-runtime-guard: .venv/ready $(INVENTORY) ## name what else holds the GPUs bef
 
 ollama-preflight: .venv/ready $(INVENTORY) ## the same before Ollama starts
 	@$(PLAYBOOK) playbooks/guard.yml -e guard_runtime=ollama
+
+verify: .venv/ready $(INVENTORY) ## smoke-test what is deployed, or what SMOKE_VLLM_BASE_URL names; changes nothing
+	@$(PLAYBOOK) playbooks/verify.yml
+
+probe-suite: .venv/ready $(INVENTORY) ## see how each model calls tools and how fast it answers, and keep that; MATRIX=runtime_matrix.json asks others
+	@$(PLAYBOOK) $(COMPARED) $(if $(MATRIX),-e probe_config=$(MATRIX)) playbooks/probe.yml
+
+benchmark: .venv/ready $(INVENTORY) ## measure how fast the deployment serves under load, and keep that; COMPARE=latest tells what got worse
+	@$(PLAYBOOK) $(COMPARED) playbooks/benchmark.yml
 
 prune-models: .venv/ready $(INVENTORY) ## remove weights that nothing serves from; make plan lists them
 	@$(PLAYBOOK) playbooks/prune.yml
