@@ -18,6 +18,7 @@ import typing as t
 from ansible_collections.llmops.serving.plugins.module_utils import _results
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._results import Document, Metric, Series
+from ansible_collections.llmops.serving.plugins.module_utils._text import aligned
 
 DIFFERS, DOUBTFUL, WORSE, BETTER, SAME, ONLY_OLD, ONLY_NEW = "differs", "doubtful", "worse", "better", "same", "only old", "only new"
 
@@ -80,7 +81,7 @@ def comparison(old: Document, new: Document) -> list[str]:
 def lines(old: Document, changes: t.Sequence[Change]) -> list[str]:
     """Return *changes* since *old* as lines, the last of them with the counts."""
     judged = [change for change in changes if change.verdict in (WORSE, BETTER)]
-    figures = _results.aligned((), [(f"{change.old} -> {change.new}", *_reason(change)) for change in judged], left=3)
+    figures = aligned([(f"{change.old} -> {change.new}", *_reason(change)) for change in judged], range(3))
     rows = [(change.verdict, change.name, f"{change.old} -> {change.new}") for change in changes if change.verdict == DIFFERS]
     rows += [(change.verdict, change.name, _doubt(change)) for change in changes if change.verdict == DOUBTFUL]
     rows += [(change.verdict, change.name, figure) for change, figure in zip(judged, figures)]
@@ -93,7 +94,7 @@ def lines(old: Document, changes: t.Sequence[Change]) -> list[str]:
         rows += [(verdict, group, f"{count} figure{'' if count == 1 else 's'}") for group, count in counts.items()]
     found = counted(changes)
     total = f"{found[WORSE]} worse, {found[BETTER]} better, {found[SAME]} within noise"
-    return [f"Against {_results.headline(old)}:", *_results.aligned((), rows, left=3), total] if rows else [total]
+    return [f"Against {_results.headline(old)}:", *aligned(rows, range(3)), total] if rows else [total]
 
 
 def counted(changes: t.Iterable[Change]) -> dict[str, int]:
@@ -230,8 +231,9 @@ def _conditions(old: Document, new: Document, one: t.Container[str]) -> t.Iterat
 
 
 def _differs(name: str, old: t.Any, new: t.Any) -> t.Iterator[Change]:
-    if old != new:
-        yield Change(DIFFERS, name, *(UNKNOWN if value in (None, "", []) else _results.shown(value) for value in (old, new)))
+    before, after = (UNKNOWN if value in (None, "", []) else _results.shown(value) for value in (old, new))
+    if before != after:
+        yield Change(DIFFERS, name, before, after)
 
 
 def _flags(deployment: t.Mapping[str, t.Any]) -> dict[str, str]:

@@ -24,6 +24,8 @@ import math
 import random
 import typing as t
 
+from ansible_collections.llmops.serving.plugins.module_utils._text import aligned
+
 # A process that needs more of one core than this cannot keep up with what comes.
 MOST_CPU_SHARE = 0.9
 # So late may the event loop be, and so late may requests be sent, at the 99th percentile, in milliseconds.
@@ -277,9 +279,7 @@ def table(loads: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
             row.append(f"{load['goodput']['requests_per_s']:.2f}/s" if load["goodput"] else "-")
         rows.append(row)
         notes += [f"{load['name']}: {note}" for note in _notes(load)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:]))]) for row in rows]
-    return lines + notes
+    return aligned(rows) + notes
 
 
 def _notes(load: t.Mapping[str, t.Any]) -> t.Iterator[str]:

@@ -35,13 +35,15 @@ class OpenAIError(ServingError):
     """The endpoint refused, or gave no whole answer. ``status`` is the HTTP status, 0 when there was no answer that can be used.
 
     ``kind`` is a stable word: ``status-NNN`` for a refusal; without a status ``refused``, ``unknown-host``, ``tls`` and ``unreachable``
-    for a connection that did not come about, ``timeout``, ``broke-off`` and ``bad-answer`` for what came of it.
+    for a connection that did not come about, ``timeout``, ``broke-off`` and ``bad-answer`` for what came of it. ``begun`` is whether
+    a part of a 200 had come in before.
     """
 
-    def __init__(self, status: int, message: str, kind: str = "") -> None:
+    def __init__(self, status: int, message: str, kind: str = "", begun: bool = False) -> None:
         super().__init__(message)
         self.status = status
         self.kind = kind or (f"status-{status}" if status else "bad-answer")
+        self.begun = begun
 
 
 @dataclasses.dataclass
@@ -52,7 +54,7 @@ class Completion:
     was not streamed. ``piece_seconds`` has the arrival of every piece that brought one of them, the first included. ``tool_calls`` are
     whole, as in an answer that is not streamed: a list of ``{"id", "type", "function": {"name", "arguments"}}``, the arguments being the
     text that the model wrote. ``usage`` is what the endpoint has counted, empty where it told nothing; a stream has it when
-    ``stream_options`` asks for it.
+    ``stream_options`` asks for it. ``deltas`` has what each chunk of a stream brought, ``closed`` whether ``[DONE]`` was its end.
     """
 
     text: str = ""
@@ -63,6 +65,8 @@ class Completion:
     elapsed_seconds: float = 0.0
     piece_seconds: list[float] = dataclasses.field(default_factory=list)
     usage: dict[str, t.Any] = dataclasses.field(default_factory=dict)
+    deltas: list[dict[str, t.Any]] = dataclasses.field(default_factory=list)
+    closed: bool = True
 
     @property
     def is_empty(self) -> bool:
@@ -164,6 +168,7 @@ class _Request:
         self.path = path
         self.body = body
         self.tls = client.tls
+        self.begun = False
         self.start = client._now()
 
     def elapsed(self) -> float:
@@ -171,7 +176,7 @@ class _Request:
         return self.client._now() - self.start
 
     def error(self, status: int, found: str, kind: str = "") -> OpenAIError:
-        return OpenAIError(status, f"{self.method} {self.path} of {self.client.name} {found}", kind)
+        return OpenAIError(status, f"{self.method} {self.path} of {self.client.name} {found}", kind, self.begun)
 
     def pieces(self) -> t.Iterator[bytes]:
         """Send the request and yield the body of a 200, as it comes in."""
@@ -182,6 +187,7 @@ class _Request:
                     piece = response.read1(PIECE_BYTES)
                     if not piece:
                         return
+                    self.begun = True
                     yield piece
                     if self.elapsed() > self.client.timeout_s:
                         raise self._late()
@@ -284,6 +290,7 @@ def _joined(request: _Request) -> Completion:
         content, reasoning, parts = delta.get("content") or "", _reasoning(delta), delta.get("tool_calls") or []
         if content or reasoning or parts:
             completion.piece_seconds.append(request.elapsed())
+        completion.deltas.append(delta)
         completion.usage = _usage(document) or completion.usage
         completion.text += content
         completion.reasoning += reasoning
@@ -294,6 +301,7 @@ def _joined(request: _Request) -> Completion:
         if not completion.finish_reason:
             said = completion.text or completion.reasoning
             raise request.error(0, f"broke off in the middle of its stream, after: {request.client._excerpt(said)}", "broke-off")
+        completion.closed = False
     completion.first_token_seconds = next(iter(completion.piece_seconds), None)
     completion.tool_calls = [calls[index] for index in sorted(calls)]
     return completion

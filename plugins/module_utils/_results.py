@@ -20,6 +20,7 @@ import statistics
 import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
+from ansible_collections.llmops.serving.plugins.module_utils._text import aligned, one_line, padded
 
 SCHEMA = 1
 BENCHMARK, PROBE_SUITE = "benchmark", "probe-suite"
@@ -455,15 +456,14 @@ class Section:
 
 
 _NONE = "-"
-_BREAKS = re.compile(r"\s*[\x00-\x1f\x7f-\x9f\u2028\u2029]+\s*")
 
 
 def table(found: Document) -> list[str]:
     """Return *found* as aligned lines for a terminal."""
-    lines = [_line(text) for text in (headline(found), _about(found)) if text]
+    lines = [one_line(text) for text in (headline(found), _about(found)) if text]
     for section in sections(found):
-        lines += ["", *([_line(section.title)] if section.title else []), *aligned(section.head, section.rows, section.left)]
-        lines += [f"! {_line(note)}" for note in section.notes]
+        lines += ["", *([one_line(section.title)] if section.title else []), *aligned([section.head, *section.rows], range(section.left))]
+        lines += [f"! {one_line(note)}" for note in section.notes]
     return lines
 
 
@@ -524,7 +524,7 @@ def shown(value: t.Any) -> str:
 
 def sections(found: Document) -> list[Section]:
     """Return the tables of *found*, without their layout."""
-    failed = [
+    failed: list[tuple[str, ...]] = [
         (_joined(run["probe"], run["name"]), str(run["result"].get("msg") or "it does not say why"))
         for run in found["runs"]
         if run["result"].get("failed")
@@ -629,33 +629,17 @@ def figure(value: t.Optional[float]) -> str:
     return f"{value:.{digits}f}"
 
 
-def aligned(head: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], left: int = 1) -> list[str]:
-    """Return the cells in columns, the first *left* of them flush left, the others, which are numbers, flush right. *head* may be empty."""
-    cells = [[_line(cell) for cell in row] for row in ([head, *rows] if head else rows)]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    return ["  ".join(_padded(cell, width, place < left) for place, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in cells]
-
-
 def _markdown_table(head: t.Sequence[str], rows: t.Sequence[t.Sequence[str]], left: int = 1) -> list[str]:
     cells = [[_cell(cell) for cell in row] for row in [head, *rows]]
     widths = [max(3, *map(len, column)) for column in zip(*cells)]
     rule = ["-" * width if place < left else "-" * (width - 1) + ":" for place, width in enumerate(widths)]
-    padded = [[_padded(cell, width, place < left) for place, (cell, width) in enumerate(zip(row, widths))] for row in cells]
-    return [f"| {' | '.join(row)} |" for row in [padded[0], rule, *padded[1:]]]
-
-
-def _padded(cell: str, width: int, left: bool) -> str:
-    return cell.ljust(width) if left else cell.rjust(width)
-
-
-def _line(text: str) -> str:
-    """Return *text*, which a model may have written, as one line that does nothing to a terminal."""
-    return _BREAKS.sub(" ", text).strip()
+    lines = [[padded(cell, width, place < left) for place, (cell, width) in enumerate(zip(row, widths))] for row in cells]
+    return [f"| {' | '.join(row)} |" for row in [lines[0], rule, *lines[1:]]]
 
 
 def _cell(text: str) -> str:
     """Return *text* as it may stand in a line or in a table of Markdown, where ``<`` and ``|`` would be read as markup."""
-    return _line(text).replace("|", "\\|").replace("<", "&lt;")
+    return one_line(text).replace("|", "\\|").replace("<", "&lt;")
 
 
 def _fence(text: str) -> list[str]:

@@ -23,6 +23,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._kube import Kube
 from ansible_collections.llmops.serving.plugins.module_utils._load_figures import percentile
 from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIClient, OpenAIError
 from ansible_collections.llmops.serving.plugins.module_utils._reach import Reach
+from ansible_collections.llmops.serving.plugins.module_utils._text import aligned
 
 APIS = ("openai", "ollama")
 # Where runtimes of these names listen unless somebody says otherwise.
@@ -501,7 +502,7 @@ _HEAD = (
     *("Runtime", "Model", "Prompt", "First TTFT", "TTFT p50", "p95", "ITL p50", "p95", "Total p50", "p95", "Tokens/s", "Tokens"),
     "Errors",
 )
-_LEFT = 3
+_LEFT = range(3)
 
 
 def table(reports: t.Sequence[Report]) -> list[str]:
@@ -513,13 +514,7 @@ def table(reports: t.Sequence[Report]) -> list[str]:
     rows = [_row(report["name"], result) for report in reports for result in report["results"]]
     if not rows:
         return notes
-    widths = [max(len(line[column]) for line in (_HEAD, *rows)) for column in range(len(_HEAD))]
-    lines = []
-    for row in (_HEAD, *rows):
-        left = [f"{cell:<{width}}" for cell, width in zip(row[:_LEFT], widths)]
-        right = [f"{cell:>{width}}" for cell, width in zip(row[_LEFT:], widths[_LEFT:])]
-        lines.append("  ".join([*left, *right]).rstrip())
-    return [*lines, *notes]
+    return [*aligned([_HEAD, *rows], _LEFT), *notes]
 
 
 def _row(runtime: str, result: Report) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._errors import Serv
 from ansible_collections.llmops.serving.plugins.module_utils._openai import OpenAIError
 from ansible_collections.llmops.serving.plugins.module_utils._reach import Reach
 from ansible_collections.llmops.serving.plugins.module_utils._runtimes import listed_models
+from ansible_collections.llmops.serving.plugins.module_utils._text import aligned
 from ansible_collections.llmops.serving.plugins.module_utils._verify import NO_PARSER, Verifier, excerpt
 from ansible_collections.llmops.serving.plugins.module_utils._wait import NotYetError
 
@@ -221,12 +222,8 @@ def causes(steps: t.Sequence[Step]) -> str:
 
 def table(steps: t.Sequence[Step]) -> list[str]:
     """Return the steps as aligned lines for people."""
-    width, wide = (max(len(step[key]) for step in steps) for key in ("name", "status"))
-    lines = []
-    for step in steps:
-        took = f"{step['seconds']:.1f} s" if step["status"] in (PASSED, FAILED) else ""
-        lines.append(f"{step['name']:<{width}}  {step['status']:<{wide}}  {took:>6}  {step['found']}".rstrip())
-    return lines
+    took = [f"{step['seconds']:.1f} s" if step["status"] in (PASSED, FAILED) else "" for step in steps]
+    return aligned([(step["name"], step["status"], seconds, step["found"]) for step, seconds in zip(steps, took)], left=(0, 1, 3))
 
 
 def _for_any_engine(text: str) -> str:

@@ -19,11 +19,12 @@ import time
 import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
-from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIClient, OpenAIError, _joined, _Request
+from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIClient, OpenAIError
 from ansible_collections.llmops.serving.plugins.module_utils._reach import Reach
+from ansible_collections.llmops.serving.plugins.module_utils._text import aligned
 from ansible_collections.llmops.serving.plugins.module_utils._tool_text import CallFormat, call_format
 from ansible_collections.llmops.serving.plugins.module_utils._verify import (
-    _CONTEXT_LIMIT,
+    CONTEXT_LIMIT,
     FIRST_PAUSE_S,
     FIX_LENGTH,
     FIX_REASONING_PARSER,
@@ -285,18 +286,9 @@ def judge_result_used(completion: Completion, tool: Tool) -> Judged:
     return Judged(finding)
 
 
-class Answer(t.NamedTuple):
-    """A completion, and for a streamed one the ``delta`` of each chunk, and whether ``[DONE]`` closed it."""
-
-    completion: Completion
-    deltas: t.Sequence[t.Mapping[str, t.Any]] = ()
-    done: bool = True
-
-
-def judge(case: Case, question: Question, answer: Answer, whole_passed: bool = False) -> Judged:
+def judge(case: Case, question: Question, completion: Completion, whole_passed: bool = False) -> Judged:
     """Judge the (first) answer to *question* of *case*. *whole_passed* is whether the same case passed without streaming."""
-    completion = answer.completion
-    trouble = stream_trouble(answer.deltas) if case.stream else ""
+    trouble = stream_trouble(completion.deltas) if case.stream else ""
     if trouble:
         return Judged(Finding(False, "stream-broken", trouble, FIX_STREAM))
     judged = judge_calls(completion, case.tool, question.expected, case.calls) if case.calls else judge_no_call(completion)
@@ -305,7 +297,7 @@ def judge(case: Case, question: Question, answer: Answer, whole_passed: bool = F
     finding = judged.finding
     if finding.passed and completion.first_token_seconds is None:
         return Judged(Finding(False, "stream-broken", "the stream brought no piece of the answer"))
-    if finding.passed and not answer.done:
+    if finding.passed and not completion.closed:
         return Judged(Finding(False, "stream-broken", "the stream ended without [DONE]"))
     if not whole_passed or finding.stage not in _PARSER_STAGES:
         return judged
@@ -377,13 +369,7 @@ def table(cases: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
         found = case["found"] if len(case["found"]) <= TABLE_FOUND else f"{case['found'][:TABLE_FOUND]}..."
         passed = "skipped" if case["skipped"] else f"{case['pass_rate']:.0%}"
         rows.append((case["name"], passed, _figure(case["first_token_p50"]), _figure(case["seconds_p50"]), case["stage"], found))
-    name, *figures, stage, _found = (max(map(len, column)) for column in zip(*rows))
-    return [
-        "  ".join(
-            [row[0].ljust(name), *(cell.rjust(width) for cell, width in zip(row[1:4], figures)), row[4].ljust(stage), row[5]]
-        ).rstrip()
-        for row in rows
-    ]
+    return aligned(rows, left=(0, 4, 5))
 
 
 def verdict(model: str, cases: t.Sequence[t.Mapping[str, t.Any]], score: float) -> str:
@@ -413,30 +399,6 @@ def _figure(seconds: t.Optional[float]) -> str:
 
 
 # --- asking --------------------------------------------------------------------------------------------------------------------------
-
-
-class _Watched(_Request):
-    """A streamed request that remembers its deltas, whether anything came, and whether ``[DONE]`` was the end of it."""
-
-    def __init__(self, client: OpenAIClient, body: t.Mapping[str, t.Any]) -> None:
-        super().__init__(client, "POST", "/v1/chat/completions", body)
-        self.deltas: list[t.Mapping[str, t.Any]] = []
-        self.end = b""
-
-    @property
-    def done(self) -> bool:
-        return b"[DONE]" in self.end
-
-    def pieces(self) -> t.Iterator[bytes]:
-        for piece in super().pieces():
-            self.end = (self.end + piece)[-64:]
-            yield piece
-
-    def decoded(self, data: bytes) -> dict[str, t.Any]:
-        document = super().decoded(data)
-        for choice in (document.get("choices") or [])[:1]:
-            self.deltas.append(choice.get("delta") or {})
-        return document
 
 
 class _BrokenStreamError(ServingError):
@@ -525,8 +487,8 @@ class Prober:
             judged, answers = self._tried(case, number)
             judgements.append(judged)
             if answers:
-                seconds.append(sum(answer.completion.elapsed_seconds for answer in answers))
-                first = answers[0].completion.first_token_seconds
+                seconds.append(sum(answer.elapsed_seconds for answer in answers))
+                first = answers[0].first_token_seconds
                 first_tokens += [first] if case.stream and first is not None else []
         made = len(judgements)
         if made < self.tries:
@@ -547,19 +509,19 @@ class Prober:
             "skipped": made == 0,
         }
 
-    def _tried(self, case: Case, number: int) -> tuple[Judged, list[Answer]]:
+    def _tried(self, case: Case, number: int) -> tuple[Judged, list[Completion]]:
         """Make one try, and return its judgement with the answers that led to it."""
         question = case.questions[number % len(case.questions)]
         messages: list[dict[str, t.Any]] = [{"role": "user", "content": question.text}]
-        answers: list[Answer] = []
+        answers: list[Completion] = []
         try:
             answers.append(self._asked(case, messages, number))
             judged = judge(case, question, answers[0], self._whole_passed(case))
             if case.base == "second_turn" and not judged.finding.passed:
                 judged = judged._replace(finding=judged.finding._replace(found=f"in the first turn, {judged.finding.found}"))
             elif case.base == "second_turn":
-                answers.append(self._asked(case, [*messages, *_second_turn(answers[0].completion)], number))
-                judged = judge_result_used(answers[1].completion, case.tool)
+                answers.append(self._asked(case, [*messages, *_second_turn(answers[0])], number))
+                judged = judge_result_used(answers[1], case.tool)
             return judged, answers
         except _BrokenStreamError as exc:
             return Judged(Finding(False, "stream-broken", str(exc), FIX_STREAM if self._whole_passed(case) else "")), answers
@@ -575,11 +537,11 @@ class Prober:
         """Whether the case *case*, which is streamed, passed all of its tries without streaming."""
         return case.stream and any(known["name"] == case.base and known["pass_rate"] == 1 for known in self.cases)
 
-    def _asked(self, case: Case, messages: t.Sequence[t.Mapping[str, t.Any]], number: int) -> Answer:
+    def _asked(self, case: Case, messages: t.Sequence[t.Mapping[str, t.Any]], number: int) -> Completion:
         """Return the answer, asked for again for PATIENCE_S while that may help. Raises OpenAIError, or ServingError."""
         last: list[ServingError] = []
 
-        def look(_lap: Lap) -> Answer:
+        def look(_lap: Lap) -> Completion:
             try:
                 with self._client() as client:
                     return self._sent(client, case, messages, number)
@@ -602,13 +564,13 @@ class Prober:
     def _client(self) -> t.ContextManager[OpenAIClient]:
         return self.reach.client(min(self.request_timeout_s, max(self._remaining_s(), SHORTEST_REQUEST_S)))
 
-    def _sent(self, client: OpenAIClient, case: Case, messages: t.Sequence[t.Mapping[str, t.Any]], number: int) -> Answer:
+    def _sent(self, client: OpenAIClient, case: Case, messages: t.Sequence[t.Mapping[str, t.Any]], number: int) -> Completion:
         """Send the request once; and once more with fewer tokens, when the context is too small for so many."""
         extra = {"temperature": self.temperature, "seed": self.seed + number, **case.request()}
         try:
             return self._sent_once(client, case, messages, extra)
         except OpenAIError as exc:
-            limit = _CONTEXT_LIMIT.search(str(exc)) if exc.status == 400 else None
+            limit = CONTEXT_LIMIT.search(str(exc)) if exc.status == 400 else None
             if not limit or answer_tokens(int(limit.group(1))) >= self.max_tokens:
                 raise
             self.max_tokens = answer_tokens(int(limit.group(1)))
@@ -616,19 +578,13 @@ class Prober:
 
     def _sent_once(
         self, client: OpenAIClient, case: Case, messages: t.Sequence[t.Mapping[str, t.Any]], extra: t.Mapping[str, t.Any]
-    ) -> Answer:
-        if not case.stream:
-            return Answer(client.chat(self.model, messages, self.max_tokens, **extra))
-        body = {"model": self.model, "messages": list(messages), "max_tokens": self.max_tokens, "stream": True, **extra}
-        request = _Watched(client, body)
+    ) -> Completion:
         try:
-            completion = _joined(request)
+            return client.chat(self.model, messages, self.max_tokens, stream=case.stream, **extra)
         except OpenAIError as exc:
-            if request.end and exc.status == 0:
+            if case.stream and exc.begun and exc.status == 0:
                 raise _BrokenStreamError(str(exc)) from exc
             raise
-        completion.elapsed_seconds = request.elapsed()
-        return Answer(completion, request.deltas, request.done)
 
     def _end_what_cannot_heal(self, error: ServingError) -> None:
         """Raise ServingError for a refusal that no other case can escape: the key, or a model that is not there."""

@@ -244,7 +244,7 @@ WEATHER_TOOL = Tool(
     {"type": "object", "properties": {"city": {"type": "string", "description": "Name of the city"}}, "required": ["city"]},
 )
 NO_PARSER = "requires --enable-auto-tool-choice"
-_CONTEXT_LIMIT = re.compile(r"max(?:imum)?[_ ](?:model_len|total_tokens|context length)\D{0,6}(\d+)")
+CONTEXT_LIMIT = re.compile(r"max(?:imum)?[_ ](?:model_len|total_tokens|context length)\D{0,6}(\d+)")
 
 
 class Kind(t.NamedTuple):
@@ -410,7 +410,7 @@ class Verifier:
                     try:
                         return client.chat(alias or self.model, messages, self.max_tokens, stream=kind.stream, **extra)
                     except OpenAIError as exc:
-                        limit = _CONTEXT_LIMIT.search(str(exc)) if exc.status == 400 else None
+                        limit = CONTEXT_LIMIT.search(str(exc)) if exc.status == 400 else None
                         if not limit or answer_tokens(int(limit.group(1))) >= self.max_tokens:
                             raise
                         self.max_tokens = answer_tokens(int(limit.group(1)))

@@ -225,8 +225,8 @@ def test_the_steps_are_a_table_and_their_causes_a_line() -> None:
         {"name": "metrics", "status": "failed", "seconds": 0.0, "found": "none."},
     ]
     assert _smoke.table(steps[:3]) == [
-        "reachable     passed      0.0 s  http://x answers",
-        "model listed  failed      1.2 s  lists a,\nnot b",
+        "reachable     passed     0.0 s  http://x answers",
+        "model listed  failed     1.2 s  lists a, not b",
         "stream        not tried",
     ]
     assert _smoke.causes(steps) == "model listed: lists a, not b. metrics: none."

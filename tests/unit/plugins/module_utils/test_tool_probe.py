@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import ssl
 import typing as t
@@ -15,7 +16,7 @@ from ansible_collections.llmops.serving.plugins.module_utils import _openai, _to
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIClient
 from ansible_collections.llmops.serving.plugins.module_utils._reach import Reach
-from ansible_collections.llmops.serving.plugins.module_utils._tool_probe import CASES, TRIP_TOOL, Answer, Judged, Prober
+from ansible_collections.llmops.serving.plugins.module_utils._tool_probe import CASES, TRIP_TOOL, Judged, Prober
 from ansible_collections.llmops.serving.plugins.module_utils._verify import WEATHER_TOOL
 from ansible_collections.llmops.serving.tests.unit import stub_openai as stub
 from ansible_collections.llmops.serving.tests.unit.clock import Clock
@@ -145,9 +146,9 @@ def test_parallel_calls(calls: list[t.Any], stage: str, words: str) -> None:
 
 def test_nested_arguments_are_judged_to_the_bottom() -> None:
     case = CASES["nested"]
-    good = Answer(said(calls=[stub.call("book_trip", TRIP)]))
+    good = said(calls=[stub.call("book_trip", TRIP)])
     assert _tool_probe.judge(case, case.questions[0], good).finding.passed
-    bad = Answer(said(calls=[stub.call("book_trip", changed("stops.1.city", ["Rome"]))]))
+    bad = said(calls=[stub.call("book_trip", changed("stops.1.city", ["Rome"]))])
     finding = _tool_probe.judge(case, case.questions[0], bad).finding
     assert (finding.stage, finding.advice) == ("arguments-do-not-match", _tool_probe.FIX_SCHEMA)
     assert 'stops[1].city is ["Rome"], not of type string' in finding.found
@@ -233,7 +234,8 @@ def test_deltas_that_join_and_those_that_do_not(deltas: list[t.Any], trouble: st
 
 def judged_stream(completion: Completion, whole_passed: bool = False, done: bool = True, deltas: t.Sequence[t.Any] = ()) -> Judged:
     case = CASES["auto_stream"]
-    return _tool_probe.judge(case, case.questions[0], Answer(completion, deltas, done), whole_passed)
+    streamed = dataclasses.replace(completion, deltas=list(deltas), closed=done)
+    return _tool_probe.judge(case, case.questions[0], streamed, whole_passed)
 
 
 def test_a_stream_has_to_bring_pieces_and_to_be_closed() -> None:
