@@ -61,8 +61,9 @@ test-local: .venv/ready-dev ## install, use and uninstall the real programs on t
 test-cluster: .venv/ready-dev ## modules, manifests and molecule on the cluster that KUBECONFIG names
 	@scripts/test-cluster
 
-docs: .venv/ready-dev ## write docs/reference.md and docs/catalog.md from specs, module docs and the catalog
+docs: .venv/ready-dev ## write docs/reference.md, docs/catalog.md and docs/parser-matrix.md anew
 	@.venv/bin/python scripts/reference.py
+	@.venv/bin/python scripts/parser_matrix.py
 
 lock: .venv/ready-dev ## write the lock files of the local platform anew; look at the diff
 	@.venv/bin/python scripts/lock.py
