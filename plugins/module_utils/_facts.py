@@ -5,8 +5,8 @@
 # PRIVATE: of this collection only; it may change in any release.
 """What is deployed, as it runs: the conditions under which results were measured.
 
-Facts have the keys of _results.DEPLOYMENT, and ``engines``, ``node``, ``cpu``, ``environment`` and ``torch_version`` beside them. What
-cannot be found out is None, or an empty list. Only where nothing is deployed there is an error.
+Facts have the keys of _results.DEPLOYMENT. What cannot be found out is None, or an empty list. Only where nothing is deployed there is an
+error.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._kube import Kube, 
 from ansible_collections.llmops.serving.plugins.module_utils._openai import OpenAIClient
 from ansible_collections.llmops.serving.plugins.module_utils._python_environment import normalised
 from ansible_collections.llmops.serving.plugins.module_utils._reach import first_trouble
+from ansible_collections.llmops.serving.plugins.module_utils._results import DEPLOYMENT
 from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Layout
 
 if t.TYPE_CHECKING:
@@ -48,9 +49,7 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 def empty_facts(stack: str, platform: str) -> Facts:
     """Return facts of which nothing is known but what was asked for."""
-    keys = ("model", "stack", "platform", "gpu", "vllm_version", "image", "image_digest", "router", "flags")
-    more = ("engines", "node", "cpu", "environment", "torch_version")
-    return {**dict.fromkeys((*keys, *more)), "stack": stack, "platform": platform, "flags": []}
+    return {**dict.fromkeys(DEPLOYMENT), "stack": stack, "platform": platform, "flags": []}
 
 
 def served_name(flags: t.Sequence[str]) -> t.Optional[str]:
