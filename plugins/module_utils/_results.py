@@ -451,13 +451,17 @@ def _joined(*words: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A table with a title and notes below; *rows* have as many cells as *head*, the first column is text."""
+    """A table with a title and notes below; *rows* have as many cells as *head*, the first column is text.
+
+    *advice* stands in the page only: at the terminal it is in the last lines.
+    """
 
     title: str
     head: tuple[str, ...]
     rows: list[tuple[str, ...]]
     notes: list[str]
     left: int = 1
+    advice: t.Sequence[str] = ()
 
 
 _NONE = "-"
@@ -486,7 +490,8 @@ def markdown(found: Document, compared: t.Sequence[str] = (), plot: str = "") ->
         lines += ["", f"![Latency against load]({plot})"]
     for section in sections(found):
         lines += ["", f"## {_cell(section.title or 'Load')}", "", *_markdown_table(section.head, section.rows, section.left)]
-        lines += ["", *[f"- {_cell(note)}" for note in section.notes]] if section.notes else []
+        notes = [*section.notes, *section.advice]
+        lines += ["", *[f"- {_cell(note)}" for note in notes]] if notes else []
     if compared:
         lines += ["", "## Compared with an earlier result", "", *_fence("\n".join(compared))]
     return "\n".join(lines) + "\n"
@@ -583,6 +588,7 @@ def _case_sections(found: Document) -> list[Section]:
     result = []
     for label, group in by_model.items():
         rows, notes, good, all_tries = [], [], 0, 0
+        advice: dict[str, None] = {}
         for case in group:
             passed, tried = passes(case)
             good, all_tries = good + passed, all_tries + tried
@@ -592,8 +598,10 @@ def _case_sections(found: Document) -> list[Section]:
             rows.append((case.title, stage or "passed", f"{passed} of {tried}", *map(figure, seconds)))
             if trouble and trouble.get("found") and not trouble.get("skipped"):
                 notes.append(f"{case.title}: {trouble['found']}")
+            if trouble and trouble.get("advice"):
+                advice[f"{stage}: {trouble['advice']}"] = None
         head = ("Case", "Result", "Passed", "Seconds p50", "First token p50 s")
-        result.append(Section(f"Tool calls{f' of {label}' if label else ''}: {good} of {all_tries} passed", head, rows, notes, left=2))
+        result.append(Section(f"Tool calls{f' of {label}' if label else ''}: {good} of {all_tries} passed", head, rows, notes, 2, list(advice)))
     return result
 
 
