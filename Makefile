@@ -5,7 +5,7 @@ INVENTORY ?= $(firstword $(wildcard inventory.yaml) inventory.local.yaml)
 ANSIBLE_ARGS ?=
 OUTPUT ?= text
 PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
-COMPARED = $(if $(COMPARE),-e results_compare_with=$(COMPARE))
+COMPARED = $(if $(COMPARE),-e '{"results_compare_with": "$(COMPARE)"}')
 PYTEST = .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
@@ -30,7 +30,7 @@ verify: .venv/ready $(INVENTORY) ## smoke-test what is deployed, or what SMOKE_V
 	@$(PLAYBOOK) playbooks/verify.yml
 
 probe-suite: .venv/ready $(INVENTORY) ## see how each model calls tools and how fast it answers, and keep that; MATRIX=runtime_matrix.json asks others
-	@$(PLAYBOOK) $(COMPARED) $(if $(MATRIX),-e probe_config=$(MATRIX)) playbooks/probe.yml
+	@$(PLAYBOOK) $(COMPARED) $(if $(MATRIX),-e '{"probe_config": "$(MATRIX)"}') playbooks/probe.yml
 
 benchmark: .venv/ready $(INVENTORY) ## measure how fast the deployment serves under load, and keep that; COMPARE=latest tells what got worse
 	@$(PLAYBOOK) $(COMPARED) playbooks/benchmark.yml

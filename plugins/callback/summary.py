@@ -38,7 +38,7 @@ class CallbackModule(CallbackBase):
     def v2_runner_on_failed(self, result: t.Any, ignore_errors: bool = False) -> None:
         """Keep the message of the last failure of each host: what comes after a rescue knows how it ended."""
         if not ignore_errors:
-            self.failures[str(result.host)] = first_lines(result.result.get("msg"))
+            self.failures[str(result.host)] = first_lines(cause(result.result))
 
     def v2_runner_on_unreachable(self, result: t.Any) -> None:
         """Keep the message of a host that does not answer."""
@@ -62,6 +62,13 @@ class CallbackModule(CallbackBase):
             self._display.display(f"{label:<{width}}  {text}")
         if not any(stats.changed.values()):
             self._display.display("Nothing was changed: all is as the inventory says.", color="green")
+
+
+def cause(result: t.Mapping[str, t.Any]) -> t.Any:
+    """Return the message of a result that failed; of a task with a loop, that of the first turn that did."""
+    turns = result.get("results")
+    failed = [turn["msg"] for turn in turns if turn.get("failed") and turn.get("msg")] if isinstance(turns, list) else []
+    return failed[0] if failed else result.get("msg")
 
 
 def first_lines(message: t.Any, most: int = 4) -> str:

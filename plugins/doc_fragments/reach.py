@@ -52,8 +52,12 @@ options:
   api_key:
     description:
       - API key of the router.
-      - At most one of O(api_key), O(api_key_secret) and O(api_key_file) can be given. Without them, requests carry no key.
+      - At most one of O(api_key), O(api_key_env), O(api_key_file) and O(api_key_secret) can be given. Without them, requests carry no key.
     type: str
+  api_key_env:
+    description: Environment variable that holds the API key, where the module runs.
+    type: str
+    version_added: "0.2.0"
   api_key_file:
     description: File that holds the API key, where the module runs. It is read there, so that the key never passes through Ansible.
     type: path

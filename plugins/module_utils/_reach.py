@@ -13,6 +13,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import os
 import shlex
 import typing as t
 
@@ -41,6 +42,7 @@ REACH_ARGS: dict[str, t.Any] = {
         },
     },
     "api_key": {"type": "str", "no_log": True},
+    "api_key_env": {"type": "str", "no_log": False},
     "api_key_secret": {
         "type": "dict",
         "no_log": False,
@@ -54,8 +56,9 @@ REACH_ARGS: dict[str, t.Any] = {
     "validate_certs": {"type": "bool", "default": True},
     "ca_path": {"type": "path"},
 }
+API_KEYS = ("api_key", "api_key_env", "api_key_file", "api_key_secret")
 # The rules for AnsibleModule that belong to these options.
-REACH_MUTUALLY_EXCLUSIVE: list[tuple[str, ...]] = [("url", "service", "pods"), ("api_key", "api_key_secret", "api_key_file")]
+REACH_MUTUALLY_EXCLUSIVE: list[tuple[str, ...]] = [("url", "service", "pods"), API_KEYS]
 REACH_REQUIRED_ONE_OF: list[tuple[str, ...]] = [("url", "service", "pods")]
 
 
@@ -102,8 +105,12 @@ class Reach:
             )
 
     def api_key(self) -> t.Optional[str]:
-        """Return the key, read from its Secret or its file once; None without any. Raises ServingError when it cannot be read."""
-        path, secret = self.params.get("api_key_file"), self.params.get("api_key_secret")
+        """Return the key, read from where it is once; None without any. Raises ServingError when it cannot be read."""
+        path, secret, variable = (self.params.get(f"api_key_{kind}") for kind in ("file", "secret", "env"))
+        if self._api_key is None and variable:
+            self._api_key = os.environ.get(variable)
+            if not self._api_key:
+                raise ServingError(f"api_key_env names {variable}, which is not set in the environment of the host that asks.")
         if self._api_key is None and path:
             try:
                 with open(path, encoding="utf-8") as file:
@@ -123,6 +130,8 @@ class Reach:
                 f"The API key in {secret['key']} of the Secret {secret['namespace']}/{secret['name']} is not the one that the engines use; "
                 "restart the engines if it was changed since they started."
             )
+        if self.params.get("api_key_env"):
+            return f"The API key in the environment variable {self.params['api_key_env']} is not the one that the engines use. Give theirs."
         if self.params.get("api_key_file"):
             return f"The API key in {self.params['api_key_file']} is not the one that the engine uses; restart it: make install-chat"
         if self._api_key:

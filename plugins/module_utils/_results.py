@@ -630,6 +630,10 @@ def _prompt_sections(found: Document) -> list[Section]:
         for entry in runtime.entries[-1:]
         if entry.get("error")
     ]
+    for prompt in asked:
+        clumps = sum(int(entry.get("came_together") or 0) for entry in prompt.entries)
+        if clumps:
+            notes.append(f"{prompt.title}: {clumps} of {answers_of(prompt)[0]} answers came in clumps, which tell no ITL and no Tokens/s")
     return [Section("Runtimes", ("Runtime", "Model", "Prompt", *columns, "Answered"), rows, [*notes, *_error_notes(asked)], left=3)]
 
 

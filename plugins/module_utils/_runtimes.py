@@ -35,6 +35,8 @@ MAX_TOKENS = 64
 LATENCY_PROMPT = "Hello, who are you?"
 # The first request is told as slow when it took so many times as long as the others.
 WARM_UP_FACTOR = 2.0
+# Pieces that are less apart came with one another: no engine writes 10,000 tokens a second for one user.
+TOGETHER_MS = 0.1
 # So many failures in a row, and the rest of the iterations is given up.
 MOST_FAILURES = 3
 MOST_NAMED = 10
@@ -225,6 +227,12 @@ def gaps_ms(completion: Completion) -> list[float]:
     return [(after - before) * 1000 for before, after in zip(times, times[1:])]
 
 
+def came_together(completion: Completion) -> bool:
+    """Whether the pieces of a stream say nothing about when they were written: more than half of them came with the one before."""
+    gaps = gaps_ms(completion)
+    return sum(gap < TOGETHER_MS for gap in gaps) > len(gaps) / 2
+
+
 def usage_tokens(completion: Completion) -> t.Optional[int]:
     """Return how many tokens the endpoint says that it has written; None where it does not say."""
     counted = completion.usage.get("completion_tokens")
@@ -232,7 +240,9 @@ def usage_tokens(completion: Completion) -> t.Optional[int]:
 
 
 def tokens_per_second(completion: Completion, tokens: int) -> t.Optional[float]:
-    """Return how fast the answer was written once it had begun; None where it came in one piece."""
+    """Return how fast the answer was written once it had begun; None where it came in one piece, or its pieces came together."""
+    if came_together(completion):
+        return None
     times = completion.piece_seconds
     seconds = times[-1] - times[0] if times else 0.0
     return (tokens - 1) / seconds if tokens > 1 and seconds > 0 else None
@@ -257,14 +267,15 @@ def figures(first: t.Optional[Completion], warm: t.Sequence[Completion]) -> Repo
         "first": None,
         "warmed_up": False,
         "ttft_ms": ttft,
-        "itl_ms": spread([gap for stream in warm for gap in gaps_ms(stream)]),
+        "itl_ms": spread([gap for stream in warm if not came_together(stream) for gap in gaps_ms(stream)]),
         "tokens_per_second": spread(rates(warm)),
         "total_ms": spread([stream.elapsed_seconds * 1000 for stream in warm]),
         "output_tokens": round(percentile(sorted(map(tokens, streams)), 50)) if streams else None,
         "tokens_from": ("usage" if counted else "pieces") if streams else None,
+        "came_together": sum(map(came_together, warm)),
     }
     if first:
-        gaps, rate = spread(gaps_ms(first)), rates([first])
+        gaps, rate = spread([] if came_together(first) else gaps_ms(first)), rates([first])
         report["first"] = {
             "ttft_ms": round(first.piece_seconds[0] * 1000, 2),
             "itl_ms": gaps["p50"] if gaps else None,
@@ -467,8 +478,23 @@ def troubles(reports: t.Iterable[Report]) -> list[str]:
         if report["enabled"] and report["error"]:
             told.append(f"{report['name']}: {'' if report['reachable'] else 'not reachable: '}{report['error']}")
         for result in report["results"]:
-            told += [f"{report['name']}, {result['model']}, {result['prompt']}: {error['example']}" for error in result["errors"]]
+            told += [f"{_place(report, result)}: {error['example']}" for error in result["errors"]]
     return told
+
+
+def _place(report: Report, result: Report) -> str:
+    return f"{report['name']}, {result['model']}, {result['prompt']}"
+
+
+def buffered(reports: t.Iterable[Report]) -> list[str]:
+    """Return in words where answers were not streamed on their way."""
+    return [
+        f"{_place(report, result)}: {result['came_together']} of {result['answered'] - 1} answers came in clumps, not piece by piece, so they "
+        "tell no ITL and no Tokens/s: something on the way keeps streams back (a proxy that buffers), or the machine is too busy"
+        for report in reports
+        for result in report["results"]
+        if result["came_together"]
+    ]
 
 
 def _missing(runtime: str, model: str, names: t.Sequence[str]) -> str:
@@ -509,7 +535,7 @@ def table(reports: t.Sequence[Report]) -> list[str]:
     """Return the reports as aligned lines, times in milliseconds; what could not be measured stands below, in words."""
     slow = any(result["warmed_up"] for report in reports for result in report["results"])
     notes = ["* more than twice as slow as the others: it has warmed up"] if slow else []
-    notes += troubles(reports)
+    notes += buffered(reports) + troubles(reports)
     notes += [f"{report['name']}: not enabled" for report in reports if not report["enabled"]]
     rows = [_row(report["name"], result) for report in reports for result in report["results"]]
     if not rows:

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
@@ -69,12 +70,18 @@ def last_lines(kept: Map, found: t.Sequence[Map] = (), notes: t.Sequence[str] = 
     lines = list(kept["table"])
     if kept["comparison"]:
         lines += ["", *kept["comparison"]]
-    lines += ["", *notes, f"Kept: {kept['paths']['markdown']}"]
+    lines += ["", *notes, f"Kept: {_near(kept['paths']['markdown'])}"]
     worse = (kept.get("counts") or {}).get("worse", 0)
     if worse:
         figures = "1 figure is" if worse == 1 else f"{worse} figures are"
-        lines.append(f"{figures} worse than in {kept['compared_with']}, beyond noise: look above at what else differs.")
+        lines.append(f"{figures} worse than in {_near(kept['compared_with'])}, beyond noise: look above at what else differs.")
     return lines + advice(found)
+
+
+def _near(path: str) -> str:
+    """Return *path* as a person names it who stands where the run was started."""
+    here = os.path.join(os.getcwd(), "")
+    return path[len(here) :] if path.startswith(here) else path
 
 
 def advice(found: t.Sequence[Map]) -> list[str]:

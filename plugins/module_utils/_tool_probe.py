@@ -110,7 +110,7 @@ TRIP_TOOL = Tool(
         "additionalProperties": False,
     },
 )
-# The smoke models (roles/vllm/files/smoke_model.py) know these cities and this way to ask, but none of _PAIRS and _TRIPS.
+# The smoke models (roles/vllm/files/smoke_model.py) are trained on all of these.
 _WEATHER = tuple(Question(f"What is the weather in {city}?", (city,)) for city in ("Paris", "Tokyo", "Oslo"))
 _PAIRS = tuple(
     Question(f"What is the weather in {first}, and what is it in {second}? Ask for both cities at once.", (first, second))

@@ -335,11 +335,18 @@ runtimes:
           sample: {p50: 11.9, p95: 14.2, min: 11.2, max: 14.6}
         itl_ms:
           description:
-            - Time between two pieces of the answer, over all pieces of all requests. None when answers came in one piece.
+            - Time between two pieces of the answer, over all pieces of all requests. None when answers came in one piece, or together.
             - Mostly a piece is a token. With speculative decoding, a piece has several.
           returned: always
           type: dict
           sample: {p50: 6.1, p95: 7.0, min: 5.2, max: 9.9}
+        came_together:
+          description:
+            - Of how many answers most pieces came together with others, less than 0.1 ms apart. Of these, C(itl_ms) and C(tokens_per_second)
+              tell nothing. Something on the way keeps streams back, or the machine is too busy.
+          returned: always
+          type: int
+          sample: 0
         tokens_per_second:
           description: How fast answers were written once they had begun, so without the time to the first token.
           returned: always
@@ -378,7 +385,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube
 from ansible_collections.llmops.serving.plugins.module_utils._progress import PROGRESS_ARGS, Progress
-from ansible_collections.llmops.serving.plugins.module_utils._reach import REACH_ARGS
+from ansible_collections.llmops.serving.plugins.module_utils._reach import API_KEYS, REACH_ARGS
 from ansible_collections.llmops.serving.plugins.module_utils._runtimes import (
     APIS,
     MAX_TOKENS,
@@ -393,7 +400,6 @@ from ansible_collections.llmops.serving.plugins.module_utils._runtimes import (
 
 # So many causes stand in the message of a failure; all are in the table.
 MOST_CAUSES = 3
-KEYS = ("api_key", "api_key_env", "api_key_file", "api_key_secret")
 
 
 def run(
@@ -451,9 +457,8 @@ def main() -> None:
                     "api": {"type": "str", "choices": list(APIS)},
                     "models": {"type": "list", "elements": "str", "default": []},
                     "enabled": {"type": "bool", "default": True},
-                    "api_key_env": {"type": "str", "no_log": False},
                 },
-                "mutually_exclusive": [("url", "service"), KEYS],
+                "mutually_exclusive": [("url", "service"), API_KEYS],
             },
             "config": {"type": "path"},
             "prompts": {

@@ -37,13 +37,19 @@ def deployed(folder: Path, port: int) -> Path:
 
 
 def play(
-    playbook: str, *arguments: str, inventory: str = "inventory.local.yaml", environ: t.Optional[dict[str, str]] = None, **variables: t.Any
+    playbook: str,
+    *arguments: str,
+    inventory: str = "inventory.local.yaml",
+    environ: t.Optional[dict[str, str]] = None,
+    folder: Path = ROOT,
+    **variables: t.Any,
 ) -> Played:
-    """Run *playbook* on this machine with *variables*."""
+    """Run *playbook* on this machine with *variables*, started in *folder*."""
     program = Path(sys.executable).parent / "ansible-playbook"
     command = [program, "-i", ROOT / inventory, ROOT / "playbooks" / playbook, "-e", json.dumps(variables, default=str), *arguments]
     kept = {key: value for key, value in os.environ.items() if key != "ANSIBLE_FORCE_COLOR"}
-    done = subprocess.run(command, cwd=ROOT, env={**kept, **(environ or {})}, capture_output=True, text=True, check=False)
+    paths = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections")}
+    done = subprocess.run(command, cwd=folder, env={**kept, **paths, **(environ or {})}, capture_output=True, text=True, check=False)
     last_words = [line for line in done.stdout.rpartition("PLAY RECAP")[2].splitlines()[1:] if line and "ok=" not in line]
     return Played(done.returncode, last_words, done.stdout + done.stderr)
 

@@ -54,6 +54,17 @@ def test_what_is_measured_is_kept(server: stub.StubStream, tmp_path: Path) -> No
     assert sorted(path.suffix for path in (tmp_path / "results").iterdir()) == [".json", ".md", ".svg"]
 
 
+def test_paths_are_meant_from_where_the_command_was_given(server: stub.StubStream, tmp_path: Path) -> None:
+    first = benchmark(tmp_path, server, folder=tmp_path, results_folder="kept here", benchmark_repeats=1)
+    assert first.words[-1].startswith("Kept: kept here/"), first.output
+    (path,) = (tmp_path / "kept here").glob("*.json")
+    second = benchmark(
+        tmp_path, server, folder=tmp_path, results_folder="kept here", benchmark_repeats=1, results_compare_with=f"kept here/{path.name}"
+    )
+    assert second.code == 0, second.output
+    assert any("within noise" in line for line in second.words)
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_what_got_worse_is_told_and_fails_only_where_it_is_to(server: stub.StubStream, tmp_path: Path, fails: bool) -> None:
     load = {"concurrency": 1, "requests": 4, "completed": 4, "request_throughput": 1e6, "ttft_ms": {"p50": 1e6}}

@@ -45,6 +45,14 @@ def test_what_ended_the_run_is_repeated_last(callback):
     assert callback.lines == ["Failed: first\nline two"]
 
 
+def test_of_a_loop_the_first_turn_that_failed_is_repeated(callback):
+    found = failure("One or more items failed")
+    found.result["results"] = [{"failed": False, "msg": "fine"}, {"failed": True, "msg": "no such model"}, {"failed": True, "msg": "later"}]
+    callback.v2_runner_on_failed(found)
+    callback.v2_playbook_on_stats(stats(failures=1))
+    assert callback.lines == ["Failed: no such model"]
+
+
 def test_an_ignored_failure_is_none(callback):
     callback.v2_runner_on_failed(failure("no"), ignore_errors=True)
     callback.v2_playbook_on_stats(stats(failures=1))

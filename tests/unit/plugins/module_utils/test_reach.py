@@ -199,6 +199,15 @@ def test_the_key_is_read_from_its_file_once(server: stub.StubOpenAI, tmp_path: P
     assert models(way) == ["smoke"]
 
 
+def test_the_key_is_taken_from_the_environment(server: stub.StubOpenAI, monkeypatch: pytest.MonkeyPatch) -> None:
+    way = reach(url=server.url, api_key_env="KEY_OF_THE_ENGINE")
+    monkeypatch.delenv("KEY_OF_THE_ENGINE", raising=False)
+    with pytest.raises(ServingError, match="api_key_env names KEY_OF_THE_ENGINE, which is not set"):
+        models(way)
+    monkeypatch.setenv("KEY_OF_THE_ENGINE", KEY)
+    assert models(way) == ["smoke"]
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match=rf"Cannot read the API key from {tmp_path}/KEY: No such file or directory"):
         models(reach(url="http://127.0.0.1:9", api_key_file=str(tmp_path / "KEY")))
@@ -212,6 +221,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     [
         ({"api_key_secret": SECRET}, "The API key in api-key of the Secret chatbot/vllm-api-key is not the one"),
         ({"api_key_file": "/keys/K"}, "The API key in /keys/K is not the one"),
+        ({"api_key_env": "KEY_OF_THE_ENGINE"}, "The API key in the environment variable KEY_OF_THE_ENGINE is not the one"),
         ({"api_key": KEY}, "The API key is not the one that the engines use"),
         ({}, "none was given"),
     ],

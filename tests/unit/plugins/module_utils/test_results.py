@@ -305,6 +305,13 @@ def test_the_table_of_a_probe_suite_names_what_failed() -> None:
     assert not any("spare" in line for line in lines)
 
 
+def test_answers_that_were_not_streamed_are_told() -> None:
+    found = copy.deepcopy(recorded("probe-suite"))
+    (run,) = (run for run in found["runs"] if run["probe"] == "runtime_probe")
+    run["result"]["runtimes"][0]["results"][0]["came_together"] = 2
+    assert any("2 of" in line and "came in clumps" in line for line in _results.table(found))
+
+
 def test_text_of_a_model_breaks_no_line_and_no_table() -> None:
     found = copy.deepcopy(recorded("probe-suite"))
     found["runs"][0]["result"]["cases"][1]["found"] = "one\r\n two\x1b[2J | <script>"

@@ -172,6 +172,15 @@ def test_an_answer_in_one_piece_has_no_speed() -> None:
     assert (found["itl_ms"], found["tokens_per_second"], found["first"], found["output_tokens"]) == (None, None, None, 7)
 
 
+def test_answers_whose_pieces_came_together_have_no_speed() -> None:
+    clump = stream(1.0, 1.00001, 1.00002, 1.00003, 1.5, total=1.6, tokens=5)
+    found = figures(clump, [clump, stream(0.1, 0.2, 0.4, total=0.5, tokens=3)])
+    assert (found["came_together"], found["first"]["itl_ms"], found["first"]["tokens_per_second"]) == (1, None, None)
+    assert (found["itl_ms"]["min"], found["itl_ms"]["max"]) == (100.0, 200.0)
+    assert found["tokens_per_second"]["max"] == pytest.approx(6.67)
+    assert found["ttft_ms"]["max"] == 1000.0
+
+
 def test_of_nothing_there_are_no_figures() -> None:
     found = figures(None, [])
     assert (found["ttft_ms"], found["total_ms"], found["output_tokens"], found["tokens_from"]) == (None, None, None, None)
