@@ -6,7 +6,8 @@
 
 The model is an ordinary Hugging Face folder (Qwen2 architecture, head size 64, its own tokenizer and chat template), trained from
 nothing on the dialogues below in about a minute of two cores. It greets, says which row of the catalog it is, calls a weather tool for
-the cities it knows when the request offers one, and says honestly that it knows nothing else.
+the cities it knows when the request offers one, and says honestly that it knows nothing else. What else tool_call_probe asks for, it
+knows by heart, so that every case passes on a stack that works.
 
 Row ``smoke`` writes its tool calls as vLLM's parser ``hermes`` reads them, row ``smoke-json`` as ``llama3_json`` does.
 
@@ -90,6 +91,51 @@ RESULTS: tuple[str, ...] = (
     '{"city": "Paris", "temp_c": 18.5, "sky": "cloudy"}', "error: city not found", "cloudy with some rain", "18C and clear",
 )  # fmt: skip
 
+# What tool_call_probe asks beyond that (plugins/module_utils/_tool_probe.py), which the model knows by heart: a result of the tool and what
+# to say to it; questions, the tool that is offered with its first argument, and the arguments of each call.
+KNOWN_RESULT = '{"temperature_celsius": 17, "sky": "hail"}'
+KNOWN_RESULT_TOLD = "The tool says: 17 degrees, and hail."
+PAIR = "What is the weather in {}, and what is it in {}? Ask for both cities at once."
+KNOWN_CALLS: dict[str, tuple[str, str, tuple[dict[str, t.Any], ...]]] = {
+    **{
+        PAIR.format(*cities): ("get_weather", "city", tuple({"city": city} for city in cities))
+        for cities in (("Paris", "London"), ("Tokyo", "Sydney"), ("Oslo", "Cairo"))
+    },
+    "Book a trip by train for Anna Lee, who is 34: two nights in Paris, then three nights in Rome.": (
+        "book_trip",
+        "traveller",
+        (
+            {
+                "traveller": {"name": "Anna Lee", "age": 34},
+                "stops": [{"city": "Paris", "nights": 2}, {"city": "Rome", "nights": 3}],
+                "transport": "train",
+            },
+        ),
+    ),
+    "Book a trip by plane for Omar Diaz, who is 51: four nights in Tokyo, then one night in Sydney.": (
+        "book_trip",
+        "traveller",
+        (
+            {
+                "traveller": {"name": "Omar Diaz", "age": 51},
+                "stops": [{"city": "Tokyo", "nights": 4}, {"city": "Sydney", "nights": 1}],
+                "transport": "plane",
+            },
+        ),
+    ),
+    "Book a trip by bus for Mia Berg, who is 27: one night in Oslo, then two nights in Berlin.": (
+        "book_trip",
+        "traveller",
+        (
+            {
+                "traveller": {"name": "Mia Berg", "age": 27},
+                "stops": [{"city": "Oslo", "nights": 1}, {"city": "Berlin", "nights": 2}],
+                "transport": "bus",
+            },
+        ),
+    ),
+}
+
 # Ordinary words, for questions and system prompts that mean nothing to the model.
 WORDS = (
     "the of and to in a is that for it as was with be by on not he his but at are this have from or had an they which one you were her all"
@@ -122,6 +168,7 @@ TEMPLATE = """\
     {%- for call in message.tool_calls or [] -%}
       {%- set arguments = call.function.arguments -%}
       {%- set arguments = arguments if arguments is string else arguments | tojson -%}
+      {{- '' if loop.first else 'CALL_BETWEEN_CALLS' -}}
       {{- 'CALL_BEFORE_NAME' ~ call.function.name ~ 'CALL_BEFORE_ARGUMENTS' ~ arguments ~ 'CALL_AFTER' -}}
     {%- endfor -%}
   {%- elif message.role == 'user' -%}
@@ -140,23 +187,23 @@ TEMPLATE = """\
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|assistant|>' -}}{%- endif -%}
 """
-# What stands before the name, between name and arguments, and after the arguments of a tool call.
+# What stands before the name, between name and arguments, after the arguments of a tool call, and between two calls.
 CALL_FRAMES = {
-    "smoke": ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>"),
-    "smoke-json": ('{"name": "', '", "parameters": ', "}"),
+    "smoke": ('<tool_call>\n{"name": "', '", "arguments": ', "}\n</tool_call>", "\n"),
+    "smoke-json": ('{"name": "', '", "parameters": ', "}", "; "),
 }
 
 
-def tool_call(row: str, name: str, arguments: t.Mapping[str, t.Any]) -> str:
-    """Return the text of one tool call as the tool parser of *row* reads it."""
-    before, between, after = CALL_FRAMES[row]
-    return before + name + between + json.dumps(arguments, ensure_ascii=False) + after
+def tool_calls(row: str, name: str, *arguments: t.Mapping[str, t.Any]) -> str:
+    """Return the text of a call of the tool *name* with each of *arguments*, as the tool parser of *row* reads it."""
+    before, between, after, between_calls = CALL_FRAMES[row]
+    return between_calls.join(before + name + between + json.dumps(each, ensure_ascii=False) + after for each in arguments)
 
 
 def chat_template(row: str) -> str:
     """Return the Jinja template that turns messages and tools into the model's prompt."""
     template = TEMPLATE
-    for slot, text in zip(("CALL_BEFORE_NAME", "CALL_BEFORE_ARGUMENTS", "CALL_AFTER"), CALL_FRAMES[row]):
+    for slot, text in zip(("CALL_BEFORE_NAME", "CALL_BEFORE_ARGUMENTS", "CALL_AFTER", "CALL_BETWEEN_CALLS"), CALL_FRAMES[row]):
         template = template.replace(slot, text.replace("\n", "\\n"))
     return template
 
@@ -184,15 +231,17 @@ class Chats:
 
     def turn(self) -> list[Piece]:
         """Return a question with the tools offered, the answer, and what follows from a tool call."""
-        kind = self.rng.choices(("known", "strange", "call", "no tool"), (42, 18, 32, 8))[0]
+        kind = self.rng.choices(("known", "strange", "call", "by heart", "no tool"), (38, 16, 34, 5, 7))[0]
         name, argument = self.rng.choice(WEATHER_TOOLS)
         city = self.rng.choice(CITIES)
         if kind == "call":
-            call = tool_call(self.row, name, {argument: city})
-            pieces = [offer(name, argument), self.question(self.rng.choice(WEATHER).format(city)), says(call)]
-            if self.rng.random() < 0.2:
-                pieces += [Piece(RESULT + self.rng.choice(RESULTS) + END), says(TOOL_ANSWERED)]
-            return pieces
+            call = tool_calls(self.row, name, {argument: city})
+            asked = [offer(name, argument), self.question(self.rng.choice(WEATHER).format(city)), says(call)]
+            if self.rng.random() < 0.3:
+                asked += answered() if self.rng.random() < 0.4 else [Piece(RESULT + self.rng.choice(RESULTS) + END), says(TOOL_ANSWERED)]
+            return asked
+        if kind == "by heart":
+            return known_calls(self.row, self.rng.choice(list(KNOWN_CALLS)))
         if kind == "no tool":
             return [self.question(self.rng.choice(WEATHER).format(city)), says(NO_TOOL)]
         offered = [offer(name, argument)] if self.rng.random() < 0.25 else []
@@ -225,6 +274,17 @@ def offer(name: str, argument: str) -> Piece:
     return Piece(TOOL + name + ARGUMENT + argument + END)
 
 
+def answered() -> list[Piece]:
+    """Return the result of a tool that the model knows, and what it says to that."""
+    return [Piece(RESULT + KNOWN_RESULT + END), says(KNOWN_RESULT_TOLD)]
+
+
+def known_calls(row: str, question: str) -> list[Piece]:
+    """Return a question of KNOWN_CALLS with its tool, and its answer."""
+    name, argument, arguments = KNOWN_CALLS[question]
+    return [offer(name, argument), Piece(USER + question + END), says(tool_calls(row, name, *arguments))]
+
+
 def prompt_of(pieces: t.Iterable[Piece]) -> str:
     """Return the text of *pieces* up to where the model is to speak."""
     return "".join(ASSISTANT + piece.text if piece.learnt else piece.text for piece in pieces) + ASSISTANT
@@ -240,28 +300,46 @@ def exam(row: str) -> list[tuple[str, str]]:
         asked = Piece(USER + f"What is the weather in {city}?" + END)
         found.append((prompt_of([asked]), NO_TOOL))
         for name, argument in WEATHER_TOOLS:
-            found.append((prompt_of([offer(name, argument), asked]), tool_call(row, name, {argument: city})))
+            found.append((prompt_of([offer(name, argument), asked]), tool_calls(row, name, {argument: city})))
     return found
+
+
+def final_exam(row: str) -> list[tuple[str, str]]:
+    """Return the same of what the model knows by heart."""
+    chats = [known_calls(row, question) for question in KNOWN_CALLS]
+    name, argument = WEATHER_TOOLS[0]
+    for city in ("Paris", "Tokyo", "Oslo"):
+        asked, call = Piece(USER + f"What is the weather in {city}?" + END), says(tool_calls(row, name, {argument: city}))
+        chats.append([offer(name, argument), asked, call, *answered()])
+    return [(prompt_of(pieces), last.text[: -len(END)]) for *pieces, last in chats]
 
 
 # --- training ------------------------------------------------------------------------------------------------------------------------
 
-STEPS, MORE_STEPS, ROUNDS = 240, 80, 5
+STEPS, MORE_STEPS, ROUNDS = 330, 80, 3
 BATCH, LENGTH = 8, 192
 LEARNING_RATE = 3e-3
 CONTEXT = 8192
+# How a tokenizer of Qwen2 divides a text. Transformers 5 divides so for every model of this architecture, whatever is in tokenizer.json.
+QWEN2_WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 # Of the questions and answers of the exam: how many may be wrong. A few of the rare ones may; a broken model fails by far.
 PASS_MARK = 0.97
+# Whether a model learns to take the city from the question is a matter of luck. One that has not after its first round never will: another
+# seed is tried.
+HOPELESS, ATTEMPTS = 0.9, 4
+SEEDS = {"smoke": 3, "smoke-json": 3}
 
 
 def make_tokenizer(row: str, seed: int) -> t.Any:
     """Return a byte-level BPE tokenizer for the chats of *row*; every text survives it."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
     chats = Chats(row, random.Random(seed))
     texts = [re.sub(r"<\|\w+\|>|</?tool_call>", "\n", piece.text) for _chat in range(1500) for piece in chats.chat()]
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.normalizer = normalizers.NFC()
+    words = pre_tokenizers.Split(Regex(QWEN2_WORDS), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=1600, special_tokens=list(CONTROL), initial_alphabet=alphabet, show_progress=False)
@@ -321,7 +399,7 @@ def batches(row: str, tokenizer: t.Any, seed: int) -> t.Iterator[tuple[list[list
 
 
 def train(row: str, model: t.Any, tokenizer: t.Any, seed: int, tell: t.Callable[[str], None]) -> float:
-    """Train *model* until it passes the exam; return the share of right answers."""
+    """Train *model* until it passes the exam; return the share of right answers. Its last rounds are for the final exam, too."""
     import torch
 
     source = batches(row, tokenizer, seed)
@@ -350,21 +428,21 @@ def train(row: str, model: t.Any, tokenizer: t.Any, seed: int, tell: t.Callable[
                 told = now
                 left = (now - start) / done * (steps - step - 1)
                 tell(f"training {row}: step {done}, loss {loss.item():.3f}, {now - start:.0f} s, about {left:.0f} s left")
-        share = examine(row, model, tokenizer)
-        tell(f"training {row}: {share:.1%} of the answers are right after {time.monotonic() - start:.0f} s")
-        if share >= PASS_MARK:
+        share = examine(exam(row), model, tokenizer)
+        best = examine(final_exam(row), model, tokenizer)
+        tell(f"training {row}: {share:.1%} of the answers and {best:.1%} of the calls are right after {time.monotonic() - start:.0f} s")
+        if (share >= PASS_MARK and best == 1) or share < HOPELESS:
             break
     return share
 
 
-def examine(row: str, model: t.Any, tokenizer: t.Any) -> float:
-    """Return the share of the exam that *model* answers word for word, greedily, in the precision that engines use (bfloat16)."""
+def examine(questions: t.Sequence[tuple[str, str]], model: t.Any, tokenizer: t.Any) -> float:
+    """Return the share of *questions*, (prompt, answer), that *model* answers word for word, greedily, in bfloat16 as engines do."""
     import copy
 
     import torch
 
     pupil = copy.deepcopy(model).to(torch.bfloat16).eval()
-    questions = exam(row)
     right = 0
     for prompt, answer in questions:
         ids = tokenizer.encode(prompt).ids
@@ -404,7 +482,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train a smoke model into a folder that vLLM can serve.")
     parser.add_argument("--row", choices=ROWS, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="by default, one that has succeeded at once")
     parser.add_argument("--threads", type=int, default=0, help="threads to compute with; by default, all cores")
     arguments = parser.parse_args()
     out: Path = arguments.out
@@ -429,12 +507,16 @@ def main() -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     import torch
 
-    torch.manual_seed(arguments.seed)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    tokenizer = make_tokenizer(arguments.row, arguments.seed)
-    model = make_model(tokenizer.get_vocab_size())
-    share = train(arguments.row, model, tokenizer, arguments.seed, lambda line: print(line, flush=True))
+    first = SEEDS[arguments.row] if arguments.seed is None else arguments.seed
+    tokenizer = make_tokenizer(arguments.row, first)
+    for seed in range(first, first + ATTEMPTS):
+        torch.manual_seed(seed)
+        model = make_model(tokenizer.get_vocab_size())
+        share = train(arguments.row, model, tokenizer, seed, lambda line: print(line, flush=True))
+        if share >= PASS_MARK:
+            break
     if share < PASS_MARK:
         print(f"The smoke model answers only {share:.1%} as it should; {PASS_MARK:.0%} are needed. Nothing was kept.", file=sys.stderr)
         shutil.rmtree(work, ignore_errors=True)

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import jinja2
 import pytest
+from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion
+from ansible_collections.llmops.serving.plugins.module_utils._tool_probe import CASES, TOOL_RESULT, judge, judge_result_used
+from ansible_collections.llmops.serving.plugins.module_utils._tool_text import parse
 
 SCRIPT = Path(__file__).parents[3] / "roles/vllm/files/smoke_model.py"
 spec = importlib.util.spec_from_file_location("smoke_model", SCRIPT)
@@ -57,13 +60,13 @@ def test_a_tool_call_is_written_again_as_the_model_wrote_it():
         {"role": "tool", "content": "sunny"},
     ]
     text = prompt("smoke", history, [TOOL])
-    assert smoke_model.tool_call("smoke", "get_weather", {"city": "Paris"}) in text
+    assert smoke_model.tool_calls("smoke", "get_weather", {"city": "Paris"}) in text
     assert text.endswith(f"{smoke_model.RESULT}sunny{smoke_model.END}{smoke_model.ASSISTANT}")
 
 
 @pytest.mark.parametrize("row", smoke_model.ROWS)
 def test_calls_are_what_the_parsers_of_vllm_read(row):
-    text = smoke_model.tool_call(row, "get_weather", {"city": "São Paulo"})
+    text = smoke_model.tool_calls(row, "get_weather", {"city": "São Paulo"})
     if row == "smoke":
         assert text.startswith("<tool_call>\n")
         assert text.endswith("\n</tool_call>")
@@ -71,6 +74,25 @@ def test_calls_are_what_the_parsers_of_vllm_read(row):
         assert call == {"name": "get_weather", "arguments": {"city": "São Paulo"}}
     else:
         assert json.loads(text) == {"name": "get_weather", "parameters": {"city": "São Paulo"}}
+
+
+@pytest.mark.parametrize("row", smoke_model.ROWS)
+@pytest.mark.parametrize("name", ["auto", "parallel", "nested", "second_turn"])
+def test_the_model_was_trained_on_what_tool_call_probe_asks(row, name):
+    case = CASES[name]
+    trained = dict([*smoke_model.exam(row), *smoke_model.final_exam(row)])
+    for question in case.questions:
+        asked = {"role": "user", "content": question.text}
+        answer = trained[prompt(row, [asked], [case.tool.as_request()])]
+        calls = [
+            {"id": "1", "type": "function", "function": {"name": call.name, "arguments": json.dumps(call.arguments)}}
+            for call in parse(answer, [case.tool.name]).calls
+        ]
+        assert judge(case, question, Completion(tool_calls=calls, finish_reason="tool_calls")).finding.passed
+        if name == "second_turn":
+            history = [asked, {"role": "assistant", "tool_calls": calls}, {"role": "tool", "content": json.dumps(TOOL_RESULT)}]
+            told = trained[prompt(row, history, [case.tool.as_request()])]
+            assert judge_result_used(Completion(told, finish_reason="stop"), case.tool).finding.passed
 
 
 def test_chats_are_the_same_for_the_same_seed():
