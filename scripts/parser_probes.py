@@ -29,8 +29,8 @@ PROBES = ROOT / "tests/parsers/probes"
 AUTO = "--enable-auto-tool-choice"
 # The row's own parser first, then those of other families, none, and one that is named but not enabled.
 PARSERS = {
-    "smoke": ("hermes", "llama3_json", "pythonic", "mistral", None, "hermes, not enabled"),
-    "smoke-json": ("llama3_json", "hermes", "pythonic", "mistral", None, "llama3_json, not enabled"),
+    "smoke": ("hermes", "llama3_json", "pythonic", None, "hermes, not enabled"),
+    "smoke-json": ("llama3_json", "hermes", "pythonic", None, "llama3_json, not enabled"),
 }
 
 

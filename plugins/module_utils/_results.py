@@ -601,7 +601,9 @@ def _case_sections(found: Document) -> list[Section]:
             if trouble and trouble.get("advice"):
                 advice[f"{stage}: {trouble['advice']}"] = None
         head = ("Case", "Result", "Passed", "Seconds p50", "First token p50 s")
-        result.append(Section(f"Tool calls{f' of {label}' if label else ''}: {good} of {all_tries} passed", head, rows, notes, 2, list(advice)))
+        result.append(
+            Section(f"Tool calls{f' of {label}' if label else ''}: {good} of {all_tries} passed", head, rows, notes, 2, list(advice))
+        )
     return result
 
 

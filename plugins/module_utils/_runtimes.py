@@ -488,12 +488,11 @@ def _place(report: Report, result: Report) -> str:
 
 def buffered(reports: t.Iterable[Report]) -> list[str]:
     """Return in words where answers were not streamed on their way."""
+    found = [(report, result) for report in reports for result in report["results"] if result["came_together"]]
     return [
-        f"{_place(report, result)}: {result['came_together']} of {result['answered'] - 1} answers came in clumps, not piece by piece, so they "
-        "tell no ITL and no Tokens/s: something on the way keeps streams back (a proxy that buffers), or the machine is too busy"
-        for report in reports
-        for result in report["results"]
-        if result["came_together"]
+        f"{_place(report, result)}: {result['came_together']} of {result['answered']} answers came in clumps, which tell no ITL and no "
+        "Tokens/s: something on the way keeps streams back (a proxy that buffers), or the machine is too busy"
+        for report, result in found
     ]
 
 

@@ -146,6 +146,10 @@ _RESULT_MARKS = re.compile(r"\b17(?:[.,]0)?\b|\bhail|\bseventeen\b|\b62[.,]6\b|\
 # --- judging one answer --------------------------------------------------------------------------------------------------------------
 
 FIX_STREAM = KINDS["tool_call_stream"].advice
+FIX_STREAM_WITH = (
+    "Calls that are not streamed do work, so the parser fails on streams: what came is what {parser} reads. Set tool_call_parser to that, "
+    "or take another vllm_image where it is set."
+)
 FIX_TOOL_CHOICE = (
     "Start the engine with --enable-auto-tool-choice --tool-call-parser {parser} "
     "(in a row of the catalog: tool_call_parser, with enable_auto_tool_choice left on)."
@@ -303,7 +307,8 @@ def judge(case: Case, question: Question, completion: Completion, whole_passed: 
         return judged
     if finding.stage == "arguments-not-json":
         finding = finding._replace(stage="stream-broken", found=f"{finding.found}, though they are without streaming")
-    return judged._replace(finding=finding._replace(advice=FIX_STREAM))
+    advice = FIX_STREAM_WITH.format(parser=" or ".join(judged.parsers)) if judged.parsers else FIX_STREAM
+    return judged._replace(finding=finding._replace(advice=advice))
 
 
 def _short(value: t.Any) -> str:

@@ -342,8 +342,8 @@ runtimes:
           sample: {p50: 6.1, p95: 7.0, min: 5.2, max: 9.9}
         came_together:
           description:
-            - Of how many answers most pieces came together with others, less than 0.1 ms apart. Of these, C(itl_ms) and C(tokens_per_second)
-              tell nothing. Something on the way keeps streams back, or the machine is too busy.
+            - How many answers came in clumps, most of their pieces less than 0.1 ms apart. They are in neither C(itl_ms) nor
+              C(tokens_per_second). Something on the way keeps streams back, or the machine is too busy.
           returned: always
           type: int
           sample: 0
