@@ -175,22 +175,28 @@ def flag(flags: t.Sequence[str], name: str) -> str:
 
 def measured(sources: Sources) -> t.Iterator[list[str]]:
     """Yield a line for each run of tool_call_probe among the kept results."""
-    for document in sources.probes:
+    for document in sorted(sources.probes, key=lambda found: str((found.get("deployment") or {}).get("model"))):
         deployment = document.get("deployment") or {}
         for run in document.get("runs") or []:
             if run.get("probe") != "tool_call_probe":
                 continue
             result = run["result"]
             cases = result.get("cases") or []
-            failed = [f"{case['name']} ({case.get('stage') or 'failed'})" for case in cases if not case["passed"]]
+            failed: dict[str, list[str]] = {}
+            for case in cases:
+                if not case["passed"]:
+                    failed.setdefault(case.get("stage") or "failed", []).append(case["name"])
+            told = [f"{stage}: {'all' if len(names) == len(cases) else ', '.join(names)}" for stage, names in failed.items()]
+            parser = flag(deployment.get("flags") or [], "--tool-call-parser")
+            enabled = "--enable-auto-tool-choice" in (deployment.get("flags") or [])
             yield [
                 plain(result.get("model") or deployment.get("model") or ""),
-                code(flag(deployment.get("flags") or [], "--tool-call-parser")) or "none",
+                f"{code(parser)}{'' if enabled else ', not enabled'}" if parser else "none",
                 plain(deployment.get("vllm_version") or ""),
                 str(document.get("date", ""))[:10],
                 f"{100 * float(result['score']):.0f} %" if result.get("score") is not None else "",
-                f"{len(cases) - len(failed)} of {len(cases)}",
-                plain(", ".join(failed)),
+                f"{sum(bool(case['passed']) for case in cases)} of {len(cases)}",
+                plain("; ".join(told)),
             ]
 
 
