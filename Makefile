@@ -48,7 +48,7 @@ sanity: .venv/ready-dev ## ansible-test sanity on a copy of this checkout
 	@scripts/sanity
 
 unit: .venv/ready-dev ## unit tests and golden manifests
-	@$(PYTEST) -n auto
+	@$(PYTEST)
 
 golden: .venv/ready-dev ## write the golden manifests anew; look at the diff
 	@GOLDEN_WRITE=1 $(PYTEST) -q tests/golden

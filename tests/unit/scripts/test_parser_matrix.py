@@ -77,7 +77,7 @@ def test_kept_results_of_probes_stand_in_the_page(matrix, tmp_path):
     cases = [{"name": "auto", "passed": True}, {"name": "auto_stream", "passed": False, "stage": "call-as-text"}]
     document = {
         "date": "2026-11-21T19:18:49Z",
-        "deployment": {"model": "smoke", "vllm_version": "0.32.0", "flags": ["--tool-call-parser", "pythonic"]},
+        "deployment": {"model": "smoke", "vllm_version": "0.32.0", "flags": ["--enable-auto-tool-choice", "--tool-call-parser", "pythonic"]},
         "runs": [
             {"probe": "tool_call_probe", "result": {"model": "smoke", "score": 0.5, "cases": cases}},
             {"probe": "runtime_probe", "result": {}},
@@ -85,7 +85,7 @@ def test_kept_results_of_probes_stand_in_the_page(matrix, tmp_path):
     }
     (tmp_path / "one.json").write_text(json.dumps(document))
     sources = matrix.load(tmp_path)
-    line = "| smoke | `pythonic` | 0.32.0 | 2026-11-21 | 50 % | 1 of 2 | auto_stream (call-as-text) |"
+    line = "| smoke | `pythonic` | 0.32.0 | 2026-11-21 | 50 % | 1 of 2 | call-as-text: auto_stream |"
     assert line in matrix.render(sources)
     assert len(list(matrix.measured(sources))) == 1
 

@@ -108,7 +108,7 @@ def test_what_got_worse_stands_last() -> None:
     told = lines(kept(comparison=["worse ...", "2 worse"], counts={"worse": 2}, compared_with="results/w.json"))
     assert told[-1] == "2 figures are worse than in results/w.json, beyond noise: look above at what else differs."
     assert told[-2] == "Kept: results/x.md"
-    assert lines(kept(counts={"worse": 1}))[-1].startswith("1 figure is worse")
+    assert lines(kept(counts={"worse": 1}, compared_with="results/w.json"))[-1].startswith("1 figure is worse")
 
 
 def test_advice_stands_last_what_concerns_most_cases_first() -> None:

@@ -300,7 +300,7 @@ def test_the_smoke_models_know_the_questions(row: str) -> None:
     argument = _verify.WEATHER_TOOL.parameters["required"][0]
     assert (_verify.WEATHER_TOOL.name, argument) in smoke.WEATHER_TOOLS
     # what the engine makes of the answer when its parser is missing
-    assert judged(smoke.tool_call(row, "get_weather", {"city": "Paris"}), "stop").stage == "call-as-text"
+    assert judged(smoke.tool_calls(row, "get_weather", {"city": "Paris"}), "stop").stage == "call-as-text"
 
 
 # Asking
