@@ -86,11 +86,13 @@ _FILE_KEYS = ("runtimes", "latency_prompt", "prompts", "iterations", "timeout_se
 _PATHS = re.compile(r"(?:/v1)?(?:/chat/completions|/completions|/models)?/*$")
 
 
-def make_matrix(params: Params, environ: t.Mapping[str, str] = os.environ) -> Matrix:
+def make_matrix(params: Params, environ: t.Optional[t.Mapping[str, str]] = None) -> Matrix:
     """Return the matrix of the options *params*: ``runtimes`` or ``config``; ``prompts``, ``iterations`` and ``timeout`` before the file.
 
-    Raises ServingError for a file that cannot be read, and for what cannot be asked.
+    *environ* is the environment that keys may be in (None: that of the process). Raises ServingError for a file that cannot be read, and for
+    what cannot be asked.
     """
+    environ = os.environ if environ is None else environ
     path = params.get("config")
     file = read_file(path) if path else {}
     where = f"{path}: " if path else ""

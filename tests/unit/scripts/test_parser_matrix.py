@@ -77,7 +77,11 @@ def test_kept_results_of_probes_stand_in_the_page(matrix, tmp_path):
     cases = [{"name": "auto", "passed": True}, {"name": "auto_stream", "passed": False, "stage": "call-as-text"}]
     document = {
         "date": "2026-11-21T19:18:49Z",
-        "deployment": {"model": "smoke", "vllm_version": "0.32.0", "flags": ["--enable-auto-tool-choice", "--tool-call-parser", "pythonic"]},
+        "deployment": {
+            "model": "smoke",
+            "vllm_version": "0.32.0",
+            "flags": ["--enable-auto-tool-choice", "--tool-call-parser", "pythonic"],
+        },
         "runs": [
             {"probe": "tool_call_probe", "result": {"model": "smoke", "score": 0.5, "cases": cases}},
             {"probe": "runtime_probe", "result": {}},

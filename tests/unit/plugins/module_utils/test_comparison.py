@@ -68,9 +68,9 @@ def test_a_result_is_the_same_as_itself(name: str) -> None:
 
 @pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
 def test_swapped_results_swap_better_and_worse(edit: Edit) -> None:
-    old, new = recorded(), recorded(edit=edit)
+    one, other = recorded(), recorded(edit=edit)
     swapped = {"worse": "better", "better": "worse", "only old": "only new", "only new": "only old"}
-    there, back = verdicts(_comparison.compare(old, new)), verdicts(_comparison.compare(new, old))
+    there, back = verdicts(_comparison.compare(one, other)), verdicts(_comparison.compare(other, one))
     assert back == {name: swapped.get(verdict, verdict) for name, verdict in there.items()}
 
 
