@@ -89,8 +89,8 @@ _PATHS = re.compile(r"(?:/v1)?(?:/chat/completions|/completions|/models)?/*$")
 def make_matrix(params: Params, environ: t.Optional[t.Mapping[str, str]] = None) -> Matrix:
     """Return the matrix of the options *params*: ``runtimes`` or ``config``; ``prompts``, ``iterations`` and ``timeout`` before the file.
 
-    *environ* is the environment that keys may be in (None: that of the process). Raises ServingError for a file that cannot be read, and for
-    what cannot be asked.
+    *environ* is the environment that keys may be in (None: that of the process). Raises ServingError for a file that cannot be read, and
+    for what cannot be asked.
     """
     environ = os.environ if environ is None else environ
     path = params.get("config")
