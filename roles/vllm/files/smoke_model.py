@@ -96,43 +96,27 @@ RESULTS: tuple[str, ...] = (
 KNOWN_RESULT = '{"temperature_celsius": 17, "sky": "hail"}'
 KNOWN_RESULT_TOLD = "The tool says: 17 degrees, and hail."
 PAIR = "What is the weather in {}, and what is it in {}? Ask for both cities at once."
+
+
+def trip(name: str, age: int, transport: str, *stops: tuple[str, int]) -> tuple[str, str, tuple[dict[str, t.Any], ...]]:
+    """Return the tool that books a trip, its first argument, and the arguments of its one call."""
+    nights = [{"city": city, "nights": number} for city, number in stops]
+    return "book_trip", "traveller", ({"traveller": {"name": name, "age": age}, "stops": nights, "transport": transport},)
+
+
 KNOWN_CALLS: dict[str, tuple[str, str, tuple[dict[str, t.Any], ...]]] = {
     **{
         PAIR.format(*cities): ("get_weather", "city", tuple({"city": city} for city in cities))
         for cities in (("Paris", "London"), ("Tokyo", "Sydney"), ("Oslo", "Cairo"))
     },
-    "Book a trip by train for Anna Lee, who is 34: two nights in Paris, then three nights in Rome.": (
-        "book_trip",
-        "traveller",
-        (
-            {
-                "traveller": {"name": "Anna Lee", "age": 34},
-                "stops": [{"city": "Paris", "nights": 2}, {"city": "Rome", "nights": 3}],
-                "transport": "train",
-            },
-        ),
+    "Book a trip by train for Anna Lee, who is 34: two nights in Paris, then three nights in Rome.": trip(
+        "Anna Lee", 34, "train", ("Paris", 2), ("Rome", 3)
     ),
-    "Book a trip by plane for Omar Diaz, who is 51: four nights in Tokyo, then one night in Sydney.": (
-        "book_trip",
-        "traveller",
-        (
-            {
-                "traveller": {"name": "Omar Diaz", "age": 51},
-                "stops": [{"city": "Tokyo", "nights": 4}, {"city": "Sydney", "nights": 1}],
-                "transport": "plane",
-            },
-        ),
+    "Book a trip by plane for Omar Diaz, who is 51: four nights in Tokyo, then one night in Sydney.": trip(
+        "Omar Diaz", 51, "plane", ("Tokyo", 4), ("Sydney", 1)
     ),
-    "Book a trip by bus for Mia Berg, who is 27: one night in Oslo, then two nights in Berlin.": (
-        "book_trip",
-        "traveller",
-        (
-            {
-                "traveller": {"name": "Mia Berg", "age": 27},
-                "stops": [{"city": "Oslo", "nights": 1}, {"city": "Berlin", "nights": 2}],
-                "transport": "bus",
-            },
-        ),
+    "Book a trip by bus for Mia Berg, who is 27: one night in Oslo, then two nights in Berlin.": trip(
+        "Mia Berg", 27, "bus", ("Oslo", 1), ("Berlin", 2)
     ),
 }
 
