@@ -13,6 +13,7 @@ Partner: plugins/doc_fragments/kubernetes.py.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -342,3 +343,13 @@ def _root_cause(exc: BaseException) -> str:
         return _root_cause(reason)
     text = str(exc)
     return text[text.index("[Errno") :] if "[Errno" in text else text
+
+
+def connected_once(params: t.Mapping[str, t.Any], connect: t.Callable[..., Kube] = Kube.connect) -> t.Callable[[], Kube]:
+    """Return what gives the cluster of the options KUBERNETES_ARGS: it connects when it is first called, and never again."""
+
+    @functools.cache
+    def kube() -> Kube:
+        return connect(params["kubeconfig"], params["context"])
+
+    return kube

@@ -160,7 +160,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
-from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube
+from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube, connected_once
 from ansible_collections.llmops.serving.plugins.module_utils._progress import PROGRESS_ARGS, Progress
 from ansible_collections.llmops.serving.plugins.module_utils._reach import (
     REACH_ARGS,
@@ -182,16 +182,9 @@ def run(
 
     Raises ServingError, with the return values as its details, when a check does not pass.
     """
-    connected: list[Kube] = []
-
-    def kube() -> Kube:
-        if not connected:
-            connected.append(connect(params["kubeconfig"], params["context"]))
-        return connected[0]
-
     if params["attempts"] < 1:
         raise ServingError(f"attempts is {params['attempts']}. Each check needs one attempt at least.")
-    reach = Reach(params, kube)
+    reach = Reach(params, connected_once(params, connect))
     progress = Progress(params["progress_path"])
     begun = now()
     verifier = Verifier(

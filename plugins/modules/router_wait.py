@@ -275,6 +275,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._kube import (
     Kube,
     KubeError,
     Object,
+    connected_once,
     container_states,
     is_ready,
     selector_text,
@@ -821,14 +822,7 @@ def run(
     With a *pause* of the caller's, nothing runs in the background: the cluster is asked anew in each look. *wall* is the time of day.
     Raises ServingError, with the return values as its details, when the model cannot become ready or did not in time.
     """
-    known: list[Kube] = []
-
-    def kube() -> Kube:
-        """Return the cluster, connected at first use: a URL needs none."""
-        if not known:
-            known.append(connect(params["kubeconfig"], params["context"]))
-        return known[0]
-
+    kube = connected_once(params, connect)
     scene: Scene = Still(kube, pause or time.sleep) if once or pause else Live(kube, phase_of_line)
     progress = Progress(params["progress_path"])
     router = Router(params, once, scene, kube, progress, now, wall)

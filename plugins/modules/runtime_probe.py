@@ -383,7 +383,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
-from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube
+from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube, connected_once
 from ansible_collections.llmops.serving.plugins.module_utils._progress import PROGRESS_ARGS, Progress
 from ansible_collections.llmops.serving.plugins.module_utils._reach import API_KEYS, REACH_ARGS
 from ansible_collections.llmops.serving.plugins.module_utils._runtimes import (
@@ -412,20 +412,13 @@ def run(
 
     Raises ServingError for a matrix that cannot be asked and, with the return values as its details, where O(fail_when) wants it.
     """
-    connected: list[Kube] = []
-
-    def kube() -> Kube:
-        if not connected:
-            connected.append(connect(params["kubeconfig"], params["context"]))
-        return connected[0]
-
     matrix = make_matrix(params)
     for runtime in matrix.runtimes:
         if runtime.reach["api_key"]:
             hide(runtime.reach["api_key"])
     progress = Progress(params["progress_path"])
     nonce = secrets.token_hex(3) if params["vary_prompts"] else ""
-    prober = Prober(matrix, kube, progress.tell, nonce, {name: params[name] for name in KUBERNETES_ARGS})
+    prober = Prober(matrix, connected_once(params, connect), progress.tell, nonce, {name: params[name] for name in KUBERNETES_ARGS})
     reports = prober.reports(ask=not check_mode)
     result = {
         "ok": is_ok(reports) and not check_mode,

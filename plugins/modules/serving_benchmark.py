@@ -410,7 +410,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
-from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube
+from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube, connected_once
 from ansible_collections.llmops.serving.plugins.module_utils._load import (
     FirstRequestError,
     Load,
@@ -443,16 +443,12 @@ def run(
 
     Raises ServingError, with the return values as its details, when no request was completed, or a signal has ended it.
     """
-
-    def kube() -> Kube:
-        return connect(params["kubeconfig"], params["context"])
-
     loads = loads_of(params)
     seed = params["seed"] if params["seed"] is not None else random.SystemRandom().randrange(2**31)
     objective = {name: limit for name, limit in (params["objective"] or {}).items() if limit is not None}
     settings = Settings(**{name: params[name] for name in SAME_NAMES}, objective=objective, seed=seed)
     check(settings)
-    reach = Reach(params, kube)
+    reach = Reach(params, connected_once(params, connect))
     progress = Progress(params["progress_path"])
     report = Report()
     if not check_mode:
