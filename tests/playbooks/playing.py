@@ -47,7 +47,7 @@ def play(
     """Run *playbook* on this machine with *variables*, started in *folder*."""
     program = Path(sys.executable).parent / "ansible-playbook"
     command = [program, "-i", ROOT / inventory, ROOT / "playbooks" / playbook, "-e", json.dumps(variables, default=str), *arguments]
-    kept = {key: value for key, value in os.environ.items() if key != "ANSIBLE_FORCE_COLOR"}
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("SMOKE_") and key != "ANSIBLE_FORCE_COLOR"}
     paths = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections")}
     done = subprocess.run(command, cwd=folder, env={**kept, **paths, **(environ or {})}, capture_output=True, text=True, check=False)
     last_words = [line for line in done.stdout.rpartition("PLAY RECAP")[2].splitlines()[1:] if line and "ok=" not in line]

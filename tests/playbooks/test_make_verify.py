@@ -5,19 +5,15 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import subprocess
-import sys
 import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.llmops.serving.tests.playbooks import playing
+from ansible_collections.llmops.serving.tests.playbooks.playing import KEY
 from ansible_collections.llmops.serving.tests.unit import stub_openai as stub
 
-ROOT = Path(__file__).parents[2]
-KEY = "sk-0123456789abcdef"
 NO_PARSER = stub.status(400, '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser to be set')
 
 
@@ -38,24 +34,12 @@ def server() -> t.Iterator[stub.StubOpenAI]:
 @pytest.fixture
 def deployed(server: stub.StubOpenAI, tmp_path: Path) -> Path:
     """The state folder of an installation on this machine, whose router is the stub."""
-    (tmp_path / "secrets/vllm").mkdir(parents=True)
-    (tmp_path / "secrets/vllm/VLLM_API_KEY").write_text(KEY)
-    (tmp_path / "ports.json").write_text(json.dumps({"vllm-router": server.server_address[1]}))
-    return tmp_path
+    return playing.deployed(tmp_path, server.server_address[1])
 
 
-def verify(state_dir: t.Union[Path, str] = "/nonexistent", **smoke: str) -> tuple[int, list[str], str]:
-    """Run the playbook on this machine; return its exit code, its last words, line by line, and all that it said."""
-    return play("inventory.local.yaml", f"llm_state_dir={state_dir}", **smoke)
-
-
-def play(inventory: str, variable: str, **smoke: str) -> tuple[int, list[str], str]:
-    command = [Path(sys.executable).parent / "ansible-playbook", "-i", ROOT / inventory, ROOT / "playbooks/verify.yml", "-e", variable]
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("SMOKE_") and key != "ANSIBLE_FORCE_COLOR"}
-    environment = {**kept, **{f"SMOKE_{key}": value for key, value in smoke.items()}}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    last_words = [line for line in done.stdout.rpartition("PLAY RECAP")[2].splitlines()[1:] if line and "ok=" not in line]
-    return done.returncode, last_words, done.stdout + done.stderr
+def verify(state_dir: t.Union[Path, str] = "/nonexistent", **smoke: str) -> playing.Played:
+    """Run the playbook on this machine, with the variables SMOKE_... of *smoke*."""
+    return playing.play("verify.yml", environ={f"SMOKE_{key}": value for key, value in smoke.items()}, llm_state_dir=state_dir)
 
 
 def test_our_deployment_passes(server: stub.StubOpenAI, deployed: Path) -> None:
@@ -86,7 +70,7 @@ def test_what_was_never_installed_is_told() -> None:
 
 
 def test_on_kubernetes_the_router_is_looked_for_in_the_cluster() -> None:
-    code, words, output = play("inventory.example.yaml", "llm_kubeconfig=/nonexistent/config")
+    code, words, output = playing.play("verify.yml", inventory="inventory.example.yaml", llm_kubeconfig="/nonexistent/config")
     assert code != 0
     assert words[-1].startswith("Failed: smoke at service chatbot/vllm-router:8000: 0 of "), output
     assert "reachable: No kubeconfig: /nonexistent/config does not exist. Set llm_kubeconfig" in words[-1]
