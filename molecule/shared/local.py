@@ -16,6 +16,7 @@ import requests
 
 ROOT = Path(__file__).parents[2]
 STATE = Path(os.environ.get("TEST_STATE_DIR") or "~/.cache/llmops-serving-test").expanduser()
+PROGRAMS = {"vllm-backend", "vllm-router", "open-webui"}
 ARTEFACTS = ROOT / "tests/output/browser"
 NO_BROWSER = (
     "There is no browser for this test. Install Debian's (apt install chromium), or Playwright's own: .venv/bin/playwright install chromium"
@@ -47,6 +48,11 @@ def programs():
     supervisorctl = next(STATE.glob("venvs/supervisor-*/bin/supervisorctl"))
     out = subprocess.run([supervisorctl, "-c", STATE / "supervisord.conf", "status"], capture_output=True, text=True, check=False).stdout
     return {found[1]: int(found[2]) for found in re.finditer(r"^(\S+)\s+\S+\s+pid (\d+)", out, re.MULTILINE)}
+
+
+def running():
+    """Process id of each program once all run: supervisord names none while a program counts as starting."""
+    return until(lambda: set(found := programs()) == PROGRAMS and found)
 
 
 def processes():

@@ -15,7 +15,6 @@ import pytest
 import requests
 
 testinfra_hosts = ["local://"]
-PROGRAMS = {"vllm-backend", "vllm-router", "open-webui"}
 CITIES = ["Paris", "London", "Berlin", "Madrid", "Rome", "Vienna", "Prague", "Tokyo", "Sydney", "Toronto", "New York"]
 
 
@@ -86,7 +85,7 @@ def test_everything_listens_on_the_loopback_interface_only():
             if words[3] == "0A" and holder(words[9]) in own:
                 listening += 1
                 assert words[1].split(":")[0] == loopback, line
-    assert listening >= len(PROGRAMS)
+    assert listening >= len(local.PROGRAMS)
 
 
 def holder(inode):
@@ -143,10 +142,10 @@ def test_a_second_run_is_refused_while_one_is_at_work():
 def test_killed_programs_come_back_and_the_chat_is_kept():
     page = local.page()
     kept = page.chats()
-    before = local.programs()
-    for program in PROGRAMS:
+    before = local.running()
+    for program in local.PROGRAMS:
         subprocess.run(["kill", "-9", str(before[program])], check=True)
-    assert local.until(lambda: set(local.programs()) == PROGRAMS and all(local.programs()[name] != before[name] for name in PROGRAMS))
+    assert local.until(lambda: set(now := local.programs()) == local.PROGRAMS and not now.items() & before.items())
     assert local.until(local.answers, 180)
     assert local.until(page_answers, 180)
     assert kept <= local.page().chats()
@@ -155,7 +154,7 @@ def test_killed_programs_come_back_and_the_chat_is_kept():
 def test_an_engine_killed_in_the_middle_of_an_answer_does_not_lose_the_chat():
     page = local.page()
     chat_before = page.ask("smoke", "Hello!")
-    engine = local.programs()["vllm-backend"]
+    engine = local.running()["vllm-backend"]
     question = threading.Thread(target=lambda: swallow(lambda: page.ask("smoke", "What can you do?", after=chat_before)))
     question.start()
     subprocess.run(["kill", "-9", str(engine)], check=True)
