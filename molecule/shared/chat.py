@@ -33,6 +33,11 @@ def secret(namespace, name, key):
     return subprocess.run(command, shell=True, check=True, capture_output=True, text=True).stdout
 
 
+def last_words(output):
+    """The lines that a run ends with, for whoever looks at nothing else."""
+    return [line for line in output.rpartition("PLAY RECAP")[2].splitlines()[1:] if line and "ok=" not in line]
+
+
 @contextlib.contextmanager
 def port_forward(namespace, target, port):
     """Give the URL of a port-forward of kubectl."""

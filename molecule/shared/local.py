@@ -52,7 +52,9 @@ def programs():
 
 def running():
     """Process id of each program once all run: supervisord names none while a program counts as starting."""
-    return until(lambda: set(found := programs()) == PROGRAMS and found)
+    found = until(lambda: set(now := programs()) == PROGRAMS and now)
+    assert found, f"not all of {sorted(PROGRAMS)} run: {programs()}"
+    return found
 
 
 def processes():

@@ -20,7 +20,7 @@ def play(name, **variables):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert chat.secret(NAMESPACE, "vllm-secrets", "VLLM_API_KEY") not in done.stdout + done.stderr
-    return [line for line in done.stdout.rpartition("PLAY RECAP")[2].splitlines()[1:] if line and "ok=" not in line]
+    return chat.last_words(done.stdout)
 
 
 def test_make_verify_passes_all_steps():

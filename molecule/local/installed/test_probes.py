@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import json
 
+import chat
 import engine
 import local
 import pytest
 
 testinfra_hosts = ["local://"]
-
-
-def said(done):
-    """The last words of a run, below the recap."""
-    return [line for line in done.stdout.rpartition("PLAY RECAP")[2].splitlines()[1:] if line and "ok=" not in line]
 
 
 def suite(folder, **variables):
@@ -34,7 +30,7 @@ def cases(document):
 def test_make_verify_passes_all_steps():
     done = local.playbook("verify")
     assert done.returncode == 0, done.stdout
-    assert "6 of 6 passed" in said(done)[-1]
+    assert "6 of 6 passed" in chat.last_words(done.stdout)[-1]
 
 
 def test_the_smoke_model_passes_every_case(tmp_path):
@@ -54,10 +50,10 @@ def test_a_benchmark_is_kept_drawn_and_compared(tmp_path):
     wanted = {**load, "benchmark_input_tokens": 64, "benchmark_repeats": 1, "results_folder": str(tmp_path)}
     first = local.playbook("benchmark", "-e", json.dumps(wanted))
     assert first.returncode == 0, first.stdout
-    assert said(first)[-1].startswith("Kept: ")
+    assert chat.last_words(first.stdout)[-1].startswith("Kept: ")
     second = local.playbook("benchmark", "-e", json.dumps({**wanted, "results_compare_with": "latest"}))
     assert second.returncode == 0, second.stdout
-    assert any("within noise" in line for line in said(second))
+    assert any("within noise" in line for line in chat.last_words(second.stdout))
     kept = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("*.json"))]
     for document in kept:
         (run,) = document["runs"]
