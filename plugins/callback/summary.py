@@ -14,6 +14,7 @@ author: The llmops.serving authors (@llmops)
 description:
   - Prints, below the recap, the pairs that the run has put into C(serving_summary) with M(ansible.builtin.set_stats), aligned.
   - Before them, the lines in C(serving_report), as they are.
+  - Where the run had several hosts, what is of each stands below its name. M(ansible.builtin.set_stats) says so with C(per_host).
   - When nothing was changed, it says so. When the run has failed, it repeats the message of the task that ended it - the last one to fail
     on a host, because a failure before may have been rescued.
 """
@@ -46,22 +47,27 @@ class CallbackModule(CallbackBase):
 
     def v2_playbook_on_stats(self, stats: t.Any) -> None:
         """Print what is to be known now."""
-        custom: dict[str, t.Any] = stats.custom.get("_run") or {}
+        hosts = sorted({*stats.custom, *stats.processed} - {"_run"})
+        for host in hosts:
+            if len(hosts) > 1:
+                self._display.display(f"{host}:")
+            self._tell(str(host), {**stats.custom.get("_run", {}), **stats.custom.get(host, {})}, host in stats.failures or host in stats.dark)
+        ended = any((*stats.failures, *stats.dark))
+        told = any(row.get("serving_summary") for row in stats.custom.values())
+        if told and not ended and not any(stats.changed.values()):
+            self._display.display("Nothing was changed: all is as the inventory says.", color="green")
+
+    def _tell(self, host: str, custom: t.Mapping[str, t.Any], failed: bool) -> None:
+        """Print what is to be known of one host."""
         for line in custom.get("serving_report") or []:
             self._display.display(line)
-        ended = [str(host) for host in (*stats.failures, *stats.dark)]
-        if ended:
-            message = next((self.failures[host] for host in ended if self.failures.get(host)), "see above")
-            self._display.display(f"Failed: {message}", color="red")
+        if failed:
+            self._display.display(f"Failed: {self.failures.get(host) or 'see above'}", color="red")
             return
         summary: dict[str, t.Any] = custom.get("serving_summary") or {}
-        if not summary:
-            return
-        width = max(len(label) for label in summary)
+        width = max(map(len, summary), default=0)
         for label, text in summary.items():
             self._display.display(f"{label:<{width}}  {text}")
-        if not any(stats.changed.values()):
-            self._display.display("Nothing was changed: all is as the inventory says.", color="green")
 
 
 def cause(result: t.Mapping[str, t.Any]) -> t.Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import queue
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import time
 import typing as t
 from pathlib import Path
 
+from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._processes import stat
 
 GRACE_S = 10.0
@@ -24,12 +26,22 @@ LOOK_S = 0.05
 
 
 class Child:
-    """A running command, with what it writes to both outputs as lines. Leaving the ``with`` block ends it and all it has started."""
+    """A running command, with what it writes to both outputs as lines. Leaving the ``with`` block ends it and all it has started.
 
-    def __init__(self, command: t.Sequence[str], cwd: t.Optional[str] = None, env: t.Optional[t.Mapping[str, str]] = None) -> None:
+    With *user* it runs as that user, which needs root. Raises ServingError for a user that the machine does not know.
+    """
+
+    def __init__(
+        self,
+        command: t.Sequence[str],
+        cwd: t.Optional[str] = None,
+        env: t.Optional[t.Mapping[str, str]] = None,
+        user: t.Optional[str] = None,
+    ) -> None:
         self.command = list(command)
         self.cwd = cwd
         self.env = env
+        self._identity = identity(user) if user else {}
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Child:
@@ -44,6 +56,7 @@ class Child:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                **self._identity,
             )
         except OSError:
             self._stack.close()
@@ -93,6 +106,17 @@ class Child:
                 for line in out:
                     self._lines.put(line.decode(errors="replace").rstrip("\r\n"))
         self._lines.put(None)
+
+
+def identity(user: str) -> dict[str, t.Any]:
+    """Return the arguments with which Popen starts a process as *user*, with that user's groups and no others."""
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        raise ServingError(f"There is no user {user} on this host. Make it, or name another one.") from None
+    if found.pw_uid == os.geteuid():
+        return {}
+    return {"user": found.pw_uid, "group": found.pw_gid, "extra_groups": os.getgrouplist(user, found.pw_gid)}
 
 
 def _session(leader: int) -> list[int]:

@@ -31,7 +31,7 @@ if t.TYPE_CHECKING:
 
 Facts = dict[str, t.Any]
 
-# Labels of what a stack consists of, and the names of its containers and programs; see _plan.py, _local.py and the templates.
+# Labels of what a stack consists of, and the names of its containers and programs; see _plan.py, _on_host.py and the templates.
 ENGINE_APP, ROUTER_APP = "vllm-backend", "vllm-router"
 ENGINE_CONTAINER, ROUTER_CONTAINER = "vllm", "router"
 ENGINE_PROGRAM, ROUTER_PROGRAM = "vllm-backend", "vllm-router"

@@ -11,6 +11,7 @@ Linux only. Memory and disk are in MiB (2**20 bytes).
 from __future__ import annotations
 
 import contextlib
+import ctypes.util
 import datetime
 import errno
 import fcntl
@@ -33,6 +34,8 @@ LOOPBACK = "127.0.0.1"
 PORT_RANGE = 100
 LAST_PORT = 65535
 SOCKET = "supervisord.sock"
+# The first systemd that hands secrets to units (LoadCredential).
+LEAST_SYSTEMD = 247
 # Commands of Ansible that run a play from its beginning to its end.
 RUNS = (b"ansible", b"ansible-console", b"ansible-playbook")
 # sun_path of a Unix socket holds 108 bytes with the last zero (unix(7)); supervisord makes it under its name with a dot and its pid first.
@@ -107,7 +110,7 @@ def check_platform(system: str = "", machine: str = "", cpuinfo: t.Optional[str]
     """Raise ServingError where nothing of this runs: it wants Linux on x86-64 or aarch64 and, with *avx2*, that of an x86-64."""
     system, machine = system or platform.system(), machine or platform.machine()
     if system != "Linux" or machine not in ("x86_64", "aarch64"):
-        raise ServingError(f"The platform local needs Linux on x86-64 or aarch64, this is {system} on {machine}. Use a Linux machine.")
+        raise ServingError(f"A host has to run Linux on x86-64 or aarch64, this is {system} on {machine}. Use a Linux machine.")
     if machine != "x86_64" or not avx2:
         return
     if cpuinfo is None:
@@ -119,6 +122,32 @@ def check_platform(system: str = "", machine: str = "", cpuinfo: t.Optional[str]
             f"vLLM for CPUs needs AVX2, which this CPU lacks ({model[1] if model else 'model unknown'}). "
             "Use a machine of 2014 or newer; in a virtual machine, hand the host's CPU through."
         )
+
+
+def check_systemd(units: Path = Path("/run/systemd/system"), ask: t.Optional[t.Callable[[], str]] = None) -> None:
+    """Raise ServingError where this process may not make units of a systemd that runs this machine and is new enough."""
+    if not units.is_dir():
+        raise ServingError(
+            "llm_platform: systemd needs a host that systemd runs, and this one is run by something else. Choose llm_platform: docker, or "
+            "local to serve from a user's own folder."
+        )
+    if os.geteuid():
+        raise ServingError(
+            "llm_platform: systemd needs root on the host, and this run is another user. Set ansible_become: true for it in the inventory."
+        )
+    found = re.match(r"systemd (\d+)", (ask or _systemd_version)())
+    if found and int(found[1]) < LEAST_SYSTEMD:
+        raise ServingError(f"llm_platform: systemd needs systemd {LEAST_SYSTEMD} or newer; this host has {found[1]}. Update the host.")
+
+
+def _systemd_version() -> str:
+    return subprocess.run(["systemctl", "--version"], capture_output=True, text=True, check=False).stdout
+
+
+def check_library(name: str, package: str, find: t.Callable[[str], t.Optional[str]] = ctypes.util.find_library) -> None:
+    """Raise ServingError when the shared library *name*, which Debian has in *package*, is not there."""
+    if not find(name):
+        raise ServingError(f"vLLM for CPUs needs lib{name}, and it is not there. Install it: apt install {package}")
 
 
 def find_python(wanted: str, least: tuple[int, int], most: tuple[int, int], title: str) -> Python:
@@ -222,8 +251,11 @@ def existing(folder: Path) -> Path:
     return folder if os.path.exists(folder) or folder == folder.parent else existing(folder.parent)
 
 
-def make_state_dir(folder: Path, dry: bool) -> bool:
-    """Make *folder* for this user alone, and return whether that was needed. Raises ServingError where nothing can be written."""
+def make_state_dir(folder: Path, dry: bool, mode: int = 0o700) -> bool:
+    """Make *folder*, and return whether that was needed. Raises ServingError where nothing can be written.
+
+    With the usual *mode* it is for this user alone; what programs of another user have to reach is made with 0755.
+    """
     if len(os.fsencode(str(folder))) > LONGEST_STATE_DIR:
         raise ServingError(
             f"The path of the state folder is too long for a socket in it: {folder}. Choose one of at most {LONGEST_STATE_DIR} bytes: "
@@ -238,7 +270,8 @@ def make_state_dir(folder: Path, dry: bool) -> bool:
     if nearest == folder:
         return False
     if not dry:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(mode)
     return True
 
 

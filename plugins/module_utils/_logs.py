@@ -59,9 +59,9 @@ def tail(path: str, size: int = TAIL_BYTES) -> str:
         return ""
 
 
-def cause_of_end(path: str) -> str:
-    """Return the decisive line of the log at *path*: of the last start or, when that has not failed yet, of the one before."""
-    starts = tail(path).split(START_MARK)
+def cause_in(log: str) -> str:
+    """Return the decisive line of *log*: of the last start or, when that has not failed yet, of the one before."""
+    starts = log.split(START_MARK)
     return next((cause for log in reversed(starts[-2:]) for cause in [decisive_line(log)] if cause), "")
 
 

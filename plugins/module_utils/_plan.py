@@ -16,7 +16,7 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _local, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _on_host, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 
@@ -31,7 +31,7 @@ MAX_LABEL = 63
 ROUTED = {"serving.llmops/routed": "true"}
 
 # Which router stands in front where the user says `auto`.
-USUAL_ROUTERS = {"kubernetes": "production-stack", "local": "vllm-router"}
+USUAL_ROUTERS = {"kubernetes": "production-stack", "local": "vllm-router", "systemd": "vllm-router"}
 # Left alone, an engine on CPUs takes nearly all memory for its KV cache (92 %), and wants a C++ compiler.
 CPU_DEFAULTS: _catalog.Row = {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
 
@@ -116,24 +116,26 @@ def make_plan(
     """Return the plan for *settings* (the role's variables by name), or raise ServingError for the first thing that cannot work.
 
     *gpus*: the GPUs that the engine may land on, as gpu_memory_check returns them in ``eligible``; None when nobody looked.
-    *host*: what host_check found on the machine, on the platform local; None when nobody looked.
+    *host*: what host_check found on the machine, on other platforms than Kubernetes; None when nobody looked.
     *options*: the role's argument specification, which tells what the user has set from what is a default.
     *facts*: what model_info has read of a model that the catalog lacks; keys of the user's own row win over them.
     """
     settings = _checked(settings)
-    local = settings["vllm_platform"] == "local"
-    if local:
-        _local.check(settings, options)
+    on_host = settings["vllm_platform"] in _on_host.PLATFORMS
+    if on_host:
+        _on_host.check(settings, options)
     else:
-        _refuse_local(settings)
+        _refuse_host(settings)
     name = settings["vllm_model_name"]
     row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name, facts)
-    if local:
-        _local.check_row(name, row)
+    if on_host:
+        _on_host.check_row(name, row)
     if settings["vllm_accelerator"] == "cpu":
         row = {**CPU_DEFAULTS, **row}
-    port_of = _local.ports(host, settings)
-    place = Place(settings["vllm_state_dir"], _local.LOOPBACK, port_of[_local.ENGINE]) if local else Place(DATA, "0.0.0.0", ENGINE_PORT)
+    port_of = _on_host.ports(host, settings)
+    place = Place(DATA, "0.0.0.0", ENGINE_PORT)
+    if on_host:
+        place = Place(_on_host.data_dir(settings), _on_host.LOOPBACK, port_of[_on_host.ENGINE])
     stack = settings["vllm_stack_name"]
     gpu_count, tensor_parallel = _gpus_wanted(settings, name, row)
     _check_capability(name, row, gpus)
@@ -180,8 +182,8 @@ def make_plan(
             },
         },
     }
-    if local:
-        part = _local.make(settings, row, port_of, args, env, prefetch, gpu_count, budget_s)
+    if on_host:
+        part = _on_host.make(settings, row, port_of, args, env, prefetch, gpu_count, budget_s)
     else:
         part = _on_kubernetes(settings, row, kv_cache_dtype, args, env, prefetch, gpu_count, tensor_parallel, budget_s)
     return {**common, **part, "endpoint": {**part["endpoint"], "alias": alias}}
@@ -326,10 +328,10 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     return checked
 
 
-def _refuse_local(settings: t.Mapping[str, t.Any]) -> None:
-    for name in _local.LOCAL_ONLY:
+def _refuse_host(settings: t.Mapping[str, t.Any]) -> None:
+    for name in _on_host.HOST_ONLY:
         if settings[name] not in (None, "", []):
-            raise ServingError(f"{name}: only the platform local has this. Remove it, or set llm_platform: local.")
+            raise ServingError(f"{name}: only single hosts have this. Remove it, or set llm_platform: local (or systemd).")
 
 
 def _whole(key: str, value: t.Any, least: int) -> int:
@@ -697,7 +699,7 @@ def _gpu_check(settings: t.Mapping[str, t.Any], row: _catalog.Row, gpu_count: in
 
 def _fit(settings: t.Mapping[str, t.Any], row: _catalog.Row, kv_cache_dtype: str, gpu_count: int) -> dict[str, t.Any]:
     """What model_fit is asked, and what model_info has to read for it first (``info``; None when the facts are there)."""
-    on_kubernetes, hub = settings["vllm_platform"] != "local", row.get("source") != "smoke"
+    on_kubernetes, hub = settings["vllm_platform"] == "kubernetes", row.get("source") != "smoke"
     missing = _catalog.missing_facts(row)
     # a path names a folder of the volume, which can be read only where the volume is this machine's disk
     readable = hub and not (on_kubernetes and row["model"].startswith("/"))

@@ -24,13 +24,10 @@ from pathlib import Path
 from xml.parsers.expat import ExpatError
 
 from ansible_collections.llmops.serving.plugins.module_utils import _processes
-from ansible_collections.llmops.serving.plugins.module_utils._diagnosis import PATIENCE, log_cause
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
-from ansible_collections.llmops.serving.plugins.module_utils._logs import START_MARK, cause_of_end, tail
-from ansible_collections.llmops.serving.plugins.module_utils._wait import NotYetError, laps
+from ansible_collections.llmops.serving.plugins.module_utils._keepers import DOWN, ProcessInfo, until
+from ansible_collections.llmops.serving.plugins.module_utils._logs import START_MARK, tail
 
-# States of a program in supervisord's words. What is DOWN does not run, and supervisord does not start it again by itself.
-DOWN = ("STOPPED", "EXITED", "FATAL")
 # What is neither stopped nor on its way up or running: to be taken out and put in anew, which also forgets failed attempts.
 STUCK = ("BACKOFF", "STOPPING", "UNKNOWN")
 
@@ -41,7 +38,6 @@ ANSWER_S = 10.0
 START_S = 60.0
 # supervisord kills what has not stopped in time; so much later it must be gone.
 KILL_S = 15.0
-PAUSE_S = 0.05
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -130,7 +126,10 @@ class Layout(t.NamedTuple):
 
 
 class Program(t.NamedTuple):
-    """A program to keep running. ``secret_environment`` names for a variable a secret, as ``component/KEY``."""
+    """A program to keep running. ``secret_environment`` names for a variable a secret, as ``component/KEY``.
+
+    ``writable`` and ``gpu`` say what it may do beside reading; supervisord does not keep anybody from anything.
+    """
 
     name: str
     command: t.Sequence[str]
@@ -143,6 +142,8 @@ class Program(t.NamedTuple):
     stop_seconds: int = 10
     log_mib: int = 10
     log_backups: int = 3
+    writable: t.Sequence[str] = ()
+    gpu: bool = False
 
 
 def program_from(options: t.Mapping[str, t.Any]) -> Program:
@@ -177,7 +178,9 @@ def program_from(options: t.Mapping[str, t.Any]) -> Program:
         if numbers[field] < least:
             raise ServingError(f"{field} of the program {name} is {numbers[field]}; it has to be {least} or more.")
     before = tuple(options.get("before") or ())
-    return Program(name, list(options["command"]), environment, secret_environment, directory, before, **numbers)
+    writable, gpu = tuple(options.get("writable") or ()), bool(options.get("gpu"))
+    command = list(options["command"])
+    return Program(name, command, environment, secret_environment, directory, before, writable=writable, gpu=gpu, **numbers)
 
 
 def check_path(state_dir: str) -> None:
@@ -192,18 +195,23 @@ def check_path(state_dir: str) -> None:
 # --- texts -----------------------------------------------------------------------------------------------------------------------------
 
 
-def script_text(program: Program, layout: Layout) -> str:
-    """Return the shell script that starts *program*. It names the files of secrets, and holds none."""
+def script_text(program: Program, layout: Layout, unit: bool = False) -> str:
+    """Return the shell script that starts *program*. It names the files of secrets, and holds none.
+
+    In a *unit* of systemd it takes them from the credentials of the unit, and leaves word with which version it was started.
+    """
     lines = [
         "#!/bin/sh",
         f"# Starts {program.name}. Written by llmops.serving; `make install-chat` writes it anew, so changes made here are lost.",
-        "# It can be run by hand, while supervisord does not run the program.",
+        *([] if unit else ["# It can be run by hand, while supervisord does not run the program."]),
         f"export {_processes.MARK}={shlex.quote(str(layout.state_dir))}",
     ]
     lines += [f"export {variable}={shlex.quote(value)}" for variable, value in program.environment.items()]
     for variable, reference in program.secret_environment.items():
-        path = shlex.quote(str(layout.secret(reference)))
+        key = shlex.quote(reference.rpartition("/")[2])
+        path = f'"$CREDENTIALS_DIRECTORY"/{key}' if unit else shlex.quote(str(layout.secret(reference)))
         lines += [f"if [ -f {path} ]; then", f'  {variable}="$(cat {path})"', f"  export {variable}", "fi"]
+    lines += ['echo "$LLMOPS_SERVING_VERSION" >"$RUNTIME_DIRECTORY/version"'] if unit else []
     # a log holds several starts; whoever looks for the cause of an end looks behind the last of these lines
     lines += [f"echo \"{START_MARK} {program.name}, $(date '+%Y-%m-%d %H:%M:%S')\""]
     lines += [f"cd {shlex.quote(program.directory or str(layout.state_dir))} || exit 1"]
@@ -332,31 +340,6 @@ def environment(environ: t.Mapping[str, str], state_dir: str) -> dict[str, str]:
 # --- a supervisord that runs -----------------------------------------------------------------------------------------------------------
 
 
-class ProcessInfo(t.NamedTuple):
-    """What supervisord says about a program. ``state`` is its word: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL, UNKNOWN.
-
-    ``pid`` is None while it does not run. Times are seconds since 1970, 0 for never. ``exit_status`` is that of the last end, -1 after
-    a signal and 0 before any end. ``spawn_error`` says why it did not start, and is empty when it did.
-    """
-
-    name: str
-    state: str
-    pid: t.Optional[int]
-    exit_status: int
-    started_at: int
-    stopped_at: int
-    spawn_error: str
-    log_path: str
-
-
-def why_ended(program: ProcessInfo) -> str:
-    """Return what the program's log says; of a program that could not even be started, what supervisord says."""
-    if program.spawn_error and not program.spawn_error.startswith(ENDED):
-        return program.spawn_error
-    exit_code = f"exit code {program.exit_status}" if program.exit_status > 0 else "its log does not say why"
-    return cause_of_end(program.log_path) or exit_code
-
-
 class Changes(t.NamedTuple):
     """Names of programs by which the configuration differs from what supervisord runs."""
 
@@ -387,11 +370,16 @@ class Supervisor:
                 exit_status=info["exitstatus"],
                 started_at=info["start"],
                 stopped_at=info["stop"],
-                spawn_error=info["spawnerr"],
-                log_path=info["stdout_logfile"],
+                # its words for a program that did start, and ended, are none: its log knows more
+                spawn_error="" if info["spawnerr"].startswith(ENDED) else info["spawnerr"],
+                log_at=info["stdout_logfile"],
             )
             for info in found
         ]
+
+    def log_of(self, info: ProcessInfo) -> str:
+        """Return the end of a program's log."""
+        return tail(info.log_at)
 
     def pid(self) -> int:
         """Return the process id of supervisord."""
@@ -481,43 +469,6 @@ class _UnixTransport(xmlrpc.client.Transport):
             self._http = None
 
 
-class Watch:
-    """Programs that have to stay up until something is reached. ``infos`` are those of the last look, by name."""
-
-    def __init__(self, supervisor: Supervisor, goal: str) -> None:
-        self.supervisor = supervisor
-        self.goal = goal
-        self.infos: dict[str, ProcessInfo] = {}
-        self._ends: set[tuple[str, int]] = set()
-
-    def look(self, names: t.Iterable[str]) -> None:
-        """Raise ServingError when one of *names* is not there, has ended, or was started anew since the last look.
-
-        It is a NotYetError where supervisord starts the program again, and its log has a cause that may be gone by then.
-        """
-        before, self.infos = self.infos, {info.name: info for info in self.supervisor.processes()}
-        for name in names:
-            info = self.infos.get(name)
-            if info is None:
-                raise ServingError(f"supervisord keeps no program {name}. Install again: make install-chat")
-            again = name in before and info.pid != before[name].pid
-            if info.state not in ("STARTING", "RUNNING") or again:
-                raise self._ended(info)
-
-    def _ended(self, info: ProcessInfo) -> ServingError:
-        began = f"{info.name} ended before {self.goal}: "
-        starts = [] if info.spawn_error and not info.spawn_error.startswith(ENDED) else tail(info.log_path).split(START_MARK)[-2:]
-        found = next((cause for log in reversed(starts) for cause in [log_cause(log)] if cause), None)
-        if found is None or found.cause == "crashed":
-            return ServingError(f"{began}{why_ended(info).rstrip('.')}. Its log: {info.log_path}")
-        self._ends.add((info.name, info.stopped_at))
-        # what heals only once is not waited for here: here nothing else than this program can have caused it
-        patience = float("inf") if found.cause not in PATIENCE else PATIENCE[found.cause] if PATIENCE[found.cause] > 1 else 0
-        heals = not found.certain and info.state not in DOWN and sum(name == info.name for name, _end in self._ends) <= patience
-        line = f' Its log {info.log_path}: "{found.line}".' if found.line else f" Its log: {info.log_path}."
-        return (NotYetError if heals else ServingError)(f"{began}{found.what}.{line} {found.advice.rstrip('.')}.")
-
-
 # --- its beginning and its end ---------------------------------------------------------------------------------------------------------
 
 
@@ -589,11 +540,6 @@ def end_leftovers(state_dir: str, grace_s: float) -> list[_processes.Process]:
     if found:
         raise ServingError(f"The process {found[0].pid} ({found[0].command[:60]}) cannot be ended. End it by hand, then run again.")
     return ended
-
-
-def until(look: t.Callable[[], bool], timeout_s: float, pause_s: float = PAUSE_S) -> bool:
-    """Whether *look* returns True within *timeout_s* seconds. It is asked once more when they are over."""
-    return any(look() for _lap in laps(timeout_s, pause_s, longest_pause_s=pause_s))
 
 
 def _one_line(text: str) -> str:

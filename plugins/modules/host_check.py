@@ -29,15 +29,36 @@ attributes:
     description: What was chosen is kept.
 options:
   state_dir:
-    description: The folder of the deployment. It is made, for this user alone.
+    description: The folder of the deployment. It is made, by default for this user alone.
     type: path
     required: true
+  state_dir_mode:
+    description: Permissions of O(state_dir) where it is made; V(0755) where programs of another user have to reach what is in it.
+    type: str
+    default: "0700"
+    version_added: "0.2.0"
+  create:
+    description: Whether to make O(state_dir). Where it is not made, and not there, no lock is taken.
+    type: bool
+    default: true
+    version_added: "0.2.0"
+  systemd:
+    description: Whether this host has to be run by a systemd for which this user may make units.
+    type: bool
+    default: false
+    version_added: "0.2.0"
+  find:
+    description: Paths to look for.
+    type: list
+    elements: path
+    default: []
+    version_added: "0.2.0"
   title:
     description: What is to be installed, as messages call it.
     type: str
     default: This deployment
   cpu_check:
-    description: Whether vLLM's wheels for CPUs have to run here, which on x86-64 need AVX2.
+    description: Whether vLLM's wheels for CPUs have to run here, which on x86-64 need AVX2 and libnuma.
     type: bool
     default: false
   compiler_check:
@@ -117,6 +138,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+found:
+  description: Those of O(find) that are there.
+  returned: always
+  type: list
+  elements: str
+  sample: [/srv/chat/models/smoke-0123456789ab]
 ports:
   description: The port of each program that one was asked for.
   returned: always
@@ -162,8 +189,12 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
     """Check and reserve. Raises ServingError for the first thing that stands in the way."""
     state_dir, title = Path(params["state_dir"]), params["title"]
     _host.check_platform(avx2=params["cpu_check"])
-    changed = _host.make_state_dir(state_dir, dry=check_mode)
-    if not check_mode:
+    if params["cpu_check"]:
+        _host.check_library("numa", "libnuma1")
+    if params["systemd"]:
+        _host.check_systemd()
+    changed = params["create"] and _host.make_state_dir(state_dir, dry=check_mode, mode=int(params["state_dir_mode"], 8))
+    if not check_mode and state_dir.is_dir():
         _host.take_lock(state_dir, _host.run_process())
     missing_mib = sum(item["mib"] for item in params["disk"] if not all(map(os.path.exists, item["paths"])))
     result: dict[str, t.Any] = {}
@@ -189,6 +220,7 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
     return {
         **result,
         "changed": changed,
+        "found": [path for path in params["find"] if os.path.exists(path)],
         "ports": ports,
         "disk_mib": missing_mib,
         "disk_free_mib": disk_free_mib,
@@ -206,6 +238,10 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "state_dir": {"type": "path", "required": True},
+            "state_dir_mode": {"type": "str", "default": "0700"},
+            "create": {"type": "bool", "default": True},
+            "systemd": {"type": "bool", "default": False},
+            "find": {"type": "list", "elements": "path", "default": []},
             "title": {"type": "str", "default": "This deployment"},
             "cpu_check": {"type": "bool", "default": False},
             "compiler_check": {"type": "bool", "default": False},

@@ -25,7 +25,7 @@ attributes:
     description: What the command makes is unknown.
   idempotent:
     support: full
-    description: Nothing is run when all of O(creates) exist.
+    description: Nothing is run when all of O(creates) exist. Without O(creates), it is as idempotent as its command.
 options:
   title:
     description: What is made, as progress and messages call it.
@@ -37,10 +37,21 @@ options:
     elements: str
     required: true
   creates:
-    description: What is there when the command has been run. It fails when it does not make all of this.
+    description:
+      - What is there when the command has been run. It fails when it does not make all of this.
+      - Without it the command is run each time.
     type: list
     elements: path
-    required: true
+    default: []
+  files:
+    description: Files to write before the command is run, such as the script that it runs - a text for each path.
+    type: dict
+    default: {}
+    version_added: "0.2.0"
+  user:
+    description: User of this host to run the command as. Needs root; by default the user of the module.
+    type: str
+    version_added: "0.2.0"
   chdir:
     description: Folder to run the command in.
     type: path
@@ -95,7 +106,7 @@ LINES_OF_FAILURE = 3
 
 def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.Any]:
     """Run the command when its result is missing. Raises ServingError when it fails."""
-    if all(map(os.path.exists, params["creates"])):
+    if params["creates"] and all(map(os.path.exists, params["creates"])):
         return {"changed": False, "elapsed_seconds": 0.0}
     if check_mode:
         return {"changed": True, "elapsed_seconds": 0.0}
@@ -107,11 +118,14 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
     lines: list[str] = []
     try:
         os.makedirs(os.path.dirname(log_path) or ".", mode=0o700, exist_ok=True)
+        for path, text in params["files"].items():
+            write(path, text)
         with (
             open(log_path, "w", encoding="utf-8") as log,
             Child(
                 params["command"],
                 cwd=params["chdir"],
+                user=params["user"],
                 env={**os.environ, **{key: str(value) for key, value in {**params["environment"], **params["secret_environment"]}.items()}},
             ) as child,
         ):
@@ -133,13 +147,26 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
     return {"changed": True, "elapsed_seconds": round(time.monotonic() - begun, 1), "last_line": lines[-1] if lines else ""}
 
 
+def write(path: str, text: str) -> None:
+    """Write a file that all may read, and its folder."""
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        os.makedirs(folder)
+        os.chmod(folder, 0o755)
+    with open(path, "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o644)
+        file.write(text)
+
+
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(
         argument_spec={
             "title": {"type": "str", "required": True},
             "command": {"type": "list", "elements": "str", "required": True},
-            "creates": {"type": "list", "elements": "path", "required": True},
+            "creates": {"type": "list", "elements": "path", "default": []},
+            "files": {"type": "dict", "default": {}},
+            "user": {"type": "str"},
             "chdir": {"type": "path"},
             "environment": {"type": "dict", "default": {}},
             "secret_environment": {"type": "dict", "default": {}, "no_log": True},

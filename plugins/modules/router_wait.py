@@ -25,7 +25,7 @@ description:
   - The module also fails on a refused API key (401, 403), a refused completion (400), and, with O(engine_deployment), a model that the
     router does not list, or completions that fail alike, although all engine pods have been ready for 30 seconds. Two completions
     that get no answer within O(request_timeout), while models are listed, are taken for an engine that hangs.
-  - On a host, with O(supervised), a program that has ended, or that supervisord has given up, ends the wait, too; the message has the
+  - On a host, with O(supervised), a program that has ended, or that its keeper has given up, ends the wait, too; the message has the
     decisive line of its log.
   - Where O(engine_deployment) is given, what the router says is judged only when the rollout is over, because pods of before may still
     answer.
@@ -69,10 +69,19 @@ options:
     default: false
     version_added: "0.2.0"
   supervised:
-    description: Engine and router on a host, as M(llmops.serving.supervisor_apply) keeps them running.
+    description: Engine and router on a host, as M(llmops.serving.supervisor_apply) or M(llmops.serving.systemd_apply) keeps them running.
     type: dict
     version_added: "0.2.0"
     suboptions:
+      by:
+        description: What keeps them running.
+        type: str
+        choices: [supervisord, systemd]
+        default: supervisord
+      suffix:
+        description: What the names of units have beside those of programs, as O(supervised.by=systemd) was given it.
+        type: str
+        default: ""
       state_dir:
         description: Folder of the deployment.
         type: path
@@ -270,6 +279,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils._diagnosis import Surroundings, Verdict, View, diagnose, log_cause
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._failure_signs import ANY_ROW
+from ansible_collections.llmops.serving.plugins.module_utils._keepers import Keeper, Watch
 from ansible_collections.llmops.serving.plugins.module_utils._kube import (
     KUBERNETES_ARGS,
     Kube,
@@ -280,7 +290,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._kube import (
     is_ready,
     selector_text,
 )
-from ansible_collections.llmops.serving.plugins.module_utils._logs import START_MARK, tail
+from ansible_collections.llmops.serving.plugins.module_utils._logs import START_MARK
 from ansible_collections.llmops.serving.plugins.module_utils._openai import Completion, OpenAIClient, OpenAIError
 from ansible_collections.llmops.serving.plugins.module_utils._phases import (
     ABSENT,
@@ -304,8 +314,9 @@ from ansible_collections.llmops.serving.plugins.module_utils._reach import (
     first_trouble,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._rollout import rollout_pending
-from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Supervisor, Watch
+from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Supervisor
 from ansible_collections.llmops.serving.plugins.module_utils._switch import HASH, hide_new, newest
+from ansible_collections.llmops.serving.plugins.module_utils._systemd import Systemd
 from ansible_collections.llmops.serving.plugins.module_utils._wait import Lap, NotYetError, Waiter
 from ansible_collections.llmops.serving.plugins.module_utils._watch import EndedLogs, Items, Live, Still, look_around
 
@@ -320,6 +331,11 @@ SHORTEST_REQUEST_S = 1.0
 MODELS_S = 5.0
 HANGS = 2
 AROUND_S = 30.0
+# What keeps programs of a host running, by the words of the option `supervised`.
+KEEPERS: dict[str, t.Callable[[t.Mapping[str, t.Any]], Keeper]] = {
+    "supervisord": lambda asked: Supervisor(os.path.join(asked["state_dir"], "supervisord.sock")),
+    "systemd": lambda asked: Systemd(asked["programs"], asked["suffix"]),
+}
 GREETING = [{"role": "user", "content": "Say hello."}]
 
 Scene = t.Union[Live, Still]
@@ -659,7 +675,7 @@ class Router:
         if not supervised:
             return
         if self._watch is None:
-            self._watch = Watch(Supervisor(os.path.join(supervised["state_dir"], "supervisord.sock")), "the model answered")
+            self._watch = Watch(KEEPERS[supervised["by"]](supervised), "the model answered")
         self._watch.look(supervised["programs"])
 
     def _phase_of_programs(self) -> Phase:
@@ -670,7 +686,7 @@ class Router:
         """Return the log of the engine on this host since its last start; empty where there is none."""
         name = self.params["supervised"]["programs"][0] if self.params["supervised"] else ""
         info = self._watch.infos.get(name) if self._watch else None
-        return tail(info.log_path).rpartition(START_MARK)[2] if info else ""
+        return self._watch.keeper.log_of(info).rpartition(START_MARK)[2] if info and self._watch else ""
 
     # The router, or in a held rollout the newest engine
 
@@ -801,7 +817,7 @@ class Router:
         """Return commands: the log of the engines while too few are ready, that of the router otherwise."""
         if self._watch:
             info = self._watch.infos.get(self.params["supervised"]["programs"][0])
-            return f"Look: {info.log_path}" if info else f"Look: {self.params['supervised']['state_dir']}/logs"
+            return f"Look: {info.log_at}" if info else f"Look: {self.params['supervised']['state_dir']}/logs"
         deployment = self.params["engine_deployment"]
         if deployment and (self.params["held"] or self.engines is None or self.engines.pending):
             kubectl = self.reach.kubectl()
@@ -895,6 +911,8 @@ def main() -> None:
             "supervised": {
                 "type": "dict",
                 "options": {
+                    "by": {"type": "str", "choices": list(KEEPERS), "default": "supervisord"},
+                    "suffix": {"type": "str", "default": ""},
                     "state_dir": {"type": "path", "required": True},
                     "programs": {"type": "list", "elements": "str", "required": True},
                 },

@@ -8,19 +8,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
+import shlex
 import tempfile
 import threading
 import time
 import typing as t
 
 from ansible import constants, context
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.llmops.serving.plugins.module_utils._progress import duration
 
 LOOK_S = 0.3
+# Another machine is asked less often: each time is a command there.
+LOOK_THERE_S = 2.0
 # Within a phase, a person sees a line this often; a file or a pipe only the first of each phase.
 PAUSE_S = 10.0
 # Callbacks whose output is for programs, or a line a host: nothing may stand between.
@@ -30,7 +35,7 @@ display = Display()
 
 
 class ProgressAction(ActionBase):
-    """Runs the module of the same name and prints its progress, where the module runs on this machine."""
+    """Runs the module of the same name and prints its progress, also where the module runs on another machine, reached by SSH."""
 
     _supports_check_mode = True
     _supports_async = False
@@ -40,11 +45,30 @@ class ProgressAction(ActionBase):
         result: dict[str, t.Any] = super().run(tmp, task_vars)
         arguments = dict(self._task.args)
         with contextlib.ExitStack() as stack:
-            shown = self._connection.transport == "local" and not self._task.check_mode and not is_quiet()
-            if shown and not arguments.get("progress_path"):
-                arguments["progress_path"] = stack.enter_context(followed(Teller(display.display, is_terminal())))
+            if not self._task.check_mode and not is_quiet() and not arguments.get("progress_path"):
+                teller = Teller(display.display, is_terminal(), title=self._title(task_vars or {}))
+                if self._connection.transport == "local":
+                    arguments["progress_path"] = stack.enter_context(followed(teller))
+                elif self._connection.transport.rpartition(".")[2] == "ssh":
+                    # the folder is removed with the action
+                    path = self._connection._shell.join_path(self._make_tmp_path(), "progress")
+                    stack.enter_context(followed_there(teller, functools.partial(self._read_there, path)))
+                    arguments["progress_path"] = path
             result.update(self._execute_module(module_args=arguments, task_vars=task_vars))
         return result
+
+    def _title(self, task_vars: dict[str, t.Any]) -> str:
+        """Return whose progress it is, where the play has several hosts."""
+        return str(task_vars.get("inventory_hostname", "")) if len(task_vars.get("ansible_play_batch") or []) > 1 else ""
+
+    def _read_there(self, path: str, start: int) -> str:
+        """Return what the file *path* of the other machine has from the byte *start* on; empty where it cannot be read."""
+        command = f"tail -c +{start + 1} {shlex.quote(path)} 2>/dev/null"
+        try:
+            found = self._low_level_execute_command(command, executable="/bin/sh")
+        except AnsibleError:
+            return ""
+        return str(found.get("stdout") or "") if found.get("rc") == 0 else ""
 
 
 class Teller:
@@ -53,8 +77,9 @@ class Teller:
     On a terminal, the last line is repeated with what is known by then, when nothing has been printed for long.
     """
 
-    def __init__(self, say: t.Callable[[str], None], terminal: bool, now: t.Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, say: t.Callable[[str], None], terminal: bool, now: t.Callable[[], float] = time.monotonic, title: str = "") -> None:
         self.say = say
+        self.title = f"[{title}] " if title else ""
         self.terminal = terminal
         self._now = now
         self._start = now()
@@ -87,7 +112,7 @@ class Teller:
     def _say(self, now: float, lasting: str = "") -> None:
         self._said_at = now
         note = f"; {self._note}" if self._note else ""
-        self.say(f"  {duration(now - self._start):>10}  {self._text}{lasting}{note}")
+        self.say(f"  {duration(now - self._start):>10}  {self.title}{self._text}{lasting}{note}")
 
 
 def is_terminal(parent: t.Optional[int] = None) -> bool:
@@ -107,6 +132,33 @@ def is_quiet() -> bool:
     """Whether the output is in a form in which lines of progress would be in the way: ``ansible`` itself, and some callbacks."""
     callback = constants.config.get_config_value("DEFAULT_STDOUT_CALLBACK")
     return bool(context.CLIARGS.get("module_name")) or str(callback).rpartition(".")[2] in QUIET_CALLBACKS
+
+
+@contextlib.contextmanager
+def followed_there(teller: Teller, read: t.Callable[[int], str], pause_s: float = LOOK_THERE_S) -> t.Iterator[None]:
+    """Let *teller* hear what *read*, which is given a number of bytes to pass over, returns while the block runs.
+
+    A module that is done before the first pause is never asked after.
+    """
+    over = threading.Event()
+
+    def follow() -> None:
+        known, rest = 0, ""
+        while not over.wait(pause_s):
+            text = read(known)
+            known += len(text.encode())
+            *lines, rest = (rest + text).split("\n")
+            for line in lines:
+                teller.hear(line)
+            teller.tick()
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
 
 
 @contextlib.contextmanager

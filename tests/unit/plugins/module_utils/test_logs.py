@@ -11,7 +11,7 @@ import pytest
 from ansible_collections.llmops.serving.plugins.module_utils._logs import (
     LONGEST_LINE,
     START_MARK,
-    cause_of_end,
+    cause_in,
     decisive_line,
     error_texts,
     tail,
@@ -227,4 +227,4 @@ def test_only_the_end_of_a_log_is_read(tmp_path: Path) -> None:
 def test_the_cause_is_of_the_last_start_or_the_one_before(tmp_path, starts, cause) -> None:
     path = tmp_path / "log"
     path.write_text("".join(f"{START_MARK} engine, 2026-11-21 10:00:00\n{start}" for start in starts))
-    assert cause_of_end(str(path)) == cause
+    assert cause_in(tail(str(path))) == cause

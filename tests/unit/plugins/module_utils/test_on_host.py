@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.llmops.serving.plugins.module_utils import _local, _plan, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _on_host, _plan, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 
 ROLE = Path(__file__).parents[4] / "roles/vllm"
@@ -265,7 +265,7 @@ def test_refused(changes: dict[str, t.Any], message: str) -> None:
 ELSEWHERE = {"bool": True, "int": 7, "list": ["x"], "dict": {"x": "y"}, "str": "7Gi", "path": "/x"}
 
 
-@pytest.mark.parametrize("name", _local.KUBERNETES_ONLY)
+@pytest.mark.parametrize("name", _on_host.KUBERNETES_ONLY)
 def test_what_is_for_kubernetes_is_refused_when_it_is_set(name: str) -> None:
     spec = OPTIONS[name]
     other = next(choice for choice in spec["choices"] if choice != spec.get("default")) if "choices" in spec else ELSEWHERE[spec["type"]]
@@ -302,8 +302,8 @@ FOR_BOTH = """model_name model_configs kv_cache_dtype backend platform namespace
 
 def test_of_every_variable_it_is_known_where_it_works() -> None:
     everywhere = {f"vllm_{name}" for name in FOR_BOTH.split()}
-    assert {*everywhere, *_local.LOCAL_ONLY, *_local.KUBERNETES_ONLY} == set(OPTIONS)
-    assert len(everywhere) + len(_local.LOCAL_ONLY) + len(_local.KUBERNETES_ONLY) == len(OPTIONS)
+    assert {*everywhere, *_on_host.LOCAL_ONLY, *_on_host.KUBERNETES_ONLY} == set(OPTIONS)
+    assert len(everywhere) + len(_on_host.LOCAL_ONLY) + len(_on_host.KUBERNETES_ONLY) == len(OPTIONS)
 
 
 def test_a_chat_template_of_the_image_is_asked_for() -> None:

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # PRIVATE: of this collection only; it may change in any release.
-"""The part of the serving plan that is for the platform ``local``: programs of one machine, kept running by supervisord.
+"""The part of the serving plan that is for programs of a host: ``local``, kept by supervisord, and ``systemd``, kept by its units.
 
 Memory and disk are in MiB.
 """
@@ -18,6 +18,8 @@ from ansible_collections.llmops.serving.plugins.module_utils._errors import Serv
 
 Settings = t.Mapping[str, t.Any]
 
+# Platforms whose engine, router and page are programs of a host.
+PLATFORMS = ("local", "systemd")
 LOOPBACK = "127.0.0.1"
 ENGINE, ROUTER, ROUTER_METRICS = "vllm-backend", "vllm-router", "vllm-router-metrics"
 USUAL_PORTS = {ROUTER: _routers.PORT, ENGINE: 8100, ROUTER_METRICS: _routers.METRICS_PORT}
@@ -44,6 +46,11 @@ ROUTER_ENVIRONMENT = Environment("vllm-router", "vllm-router 0.1.17", 30, 120)
 SUPERVISOR_ENVIRONMENT = Environment("supervisor", "supervisor 4.3.0", 1, 25)
 # What an environment has when it is whole: the file that python_environment writes last, and an interpreter that is still there.
 INSTALLED = (".llmops-serving.json", "bin/python")
+
+# What is in the folder of data.
+DATA_FOLDERS = ("models", "huggingface", "cache", "vllm-cache", "home")
+# Scripts that may be wanted on a host, whatever the model is.
+PRUNE_SCRIPT, GPU_WAIT_SCRIPT = "prune_models.py", "wait_for_gpu.py"
 
 # What the engine's processes hold of the host's memory beside a GPU (an estimate), and the router (measured).
 GPU_ENGINE_MIB = 4000
@@ -84,7 +91,9 @@ KUBERNETES_ONLY = (
     "vllm_hf_token_secret",
     "vllm_service_monitor_labels",
 )
-LOCAL_ONLY = ("vllm_state_dir", "vllm_router_port", "vllm_engine_port", "vllm_gpu_ids", "vllm_python")
+HOST_ONLY = ("vllm_state_dir", "vllm_router_port", "vllm_engine_port", "vllm_gpu_ids", "vllm_python")
+# These have a default that is right where they are used.
+HOST_DEFAULTS = ("vllm_host_user",)
 
 
 def ports(found: t.Optional[t.Mapping[str, t.Any]], settings: Settings) -> dict[str, int]:
@@ -93,23 +102,36 @@ def ports(found: t.Optional[t.Mapping[str, t.Any]], settings: Settings) -> dict[
     return {**USUAL_PORTS, **{name: port for name, port in wanted.items() if port}, **(found or {}).get("ports", {})}
 
 
+def data_dir(settings: Settings) -> str:
+    """Return the folder of weights and caches: units may write only there, everything else in the state folder they read."""
+    state_dir = str(settings["vllm_state_dir"])
+    return state_dir if settings["vllm_platform"] == "local" else f"{state_dir}/data"
+
+
+def suffix(settings: Settings) -> str:
+    """Return what the names of units end with: they are the whole machine's, so other stacks than ``chat`` add their own."""
+    stack = settings["vllm_stack_name"]
+    return "" if settings["vllm_platform"] == "local" or stack == "chat" else f"-{stack}"
+
+
 def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
     """Raise ServingError for what the platform does not have. *options* is the role's argument specification, for the defaults."""
+    platform = settings["vllm_platform"]
     for name in KUBERNETES_ONLY:
         default = (options or {}).get(name, {}).get("default")
         if options and (settings[name] or None) != (default or None) and str(settings[name]).lower() != str(default).lower():
             raise ServingError(
-                f"{name}: the platform local has nothing that this could set; it is for Kubernetes. Remove it from the inventory."
+                f"{name}: the platform {platform} has nothing that this could set; it is for Kubernetes. Remove it from the inventory."
             )
     if settings["vllm_accelerator"] not in ENGINE_ENVIRONMENTS:
         raise ServingError(
-            f"vllm_accelerator: {settings['vllm_accelerator']} is not there yet on the platform local. It may be "
+            f"vllm_accelerator: {settings['vllm_accelerator']} is not there yet on the platform {platform}. It may be "
             f"{' or '.join(ENGINE_ENVIRONMENTS)}."
         )
     if settings["vllm_router_type"] == "production-stack":
         raise ServingError(
-            "vllm_router_type: production-stack is published as an image only, so the platform local cannot have it. Remove the line, and "
-            "vllm-router is taken."
+            f"vllm_router_type: production-stack is published as an image only, so the platform {platform} cannot have it. Remove the "
+            "line, and vllm-router is taken."
         )
     ids = settings["vllm_gpu_ids"]
     if ids and settings["vllm_accelerator"] != "nvidia":
@@ -154,27 +176,43 @@ def make(
     budget_s: int,
 ) -> dict[str, t.Any]:
     """Return what the plan holds for this platform only; see docs/architecture.md. *port_of*: the ports by program, as ports returns."""
-    state_dir, accelerator = settings["vllm_state_dir"], settings["vllm_accelerator"]
-    kinds = {"supervisor": SUPERVISOR_ENVIRONMENT, "router": ROUTER_ENVIRONMENT, "engine": ENGINE_ENVIRONMENTS[accelerator]}
+    state_dir, accelerator, data = settings["vllm_state_dir"], settings["vllm_accelerator"], data_dir(settings)
+    files_dir = f"{state_dir}/scripts"
+    kinds = {"router": ROUTER_ENVIRONMENT, "engine": ENGINE_ENVIRONMENTS[accelerator]}
+    if settings["vllm_platform"] == "local":
+        kinds["supervisor"] = SUPERVISOR_ENVIRONMENT
     environments = {name: environment(settings, kind) for name, kind in kinds.items()}
     engine_python = f"{environments['engine']['path']}/bin/python"
     share = row.get("gpu_memory_utilization", _capacity.UTILIZATION)
     url = f"http://{LOOPBACK}:{port_of[ROUTER]}"
     weights_mib = math.ceil(float(row.get("weights_gib") or 0) * 1024)
     hub = row.get("source") != "smoke" and not row["model"].startswith("/")
-    hub_cache = f"{state_dir}/huggingface/hub/models--{row['model'].replace('/', '--')}" if hub else None
+    hub_cache = f"{data}/huggingface/hub/models--{row['model'].replace('/', '--')}" if hub else None
     return {
         "state_dir": state_dir,
         "log_dir": f"{state_dir}/logs",
         "environments": list(environments.values()),
-        "supervisord": f"{environments['supervisor']['path']}/bin/supervisord",
+        "supervisord": f"{environments['supervisor']['path']}/bin/supervisord" if "supervisor" in environments else None,
+        "data_dir": data,
+        # None: whoever runs this
+        "user": settings["vllm_host_user"] if settings["vllm_platform"] == "systemd" else None,
+        "suffix": suffix(settings),
+        # how router_wait sees whether they run
+        "supervised": {
+            "by": "supervisord" if settings["vllm_platform"] == "local" else settings["vllm_platform"],
+            "state_dir": state_dir,
+            "programs": [ENGINE, ROUTER],
+            "suffix": suffix(settings),
+        },
+        # scripts that the programs themselves run; those of jobs are written when they are run
+        "scripts": {f"scripts/{GPU_WAIT_SCRIPT}": GPU_WAIT_SCRIPT} if gpu_count else {},
         "engine": {
             "name": ENGINE,
             "command": [engine_python, "-m", "vllm.entrypoints.cli.main", "serve", *engine_args],
             "args": engine_args,
             "env": engine_env | _gpu_selection(settings["vllm_gpu_ids"]),
             # memory of an engine that has just ended comes back a little later
-            "before": [engine_python, f"{settings['vllm_files_dir']}/wait_for_gpu.py", "--min-free-share", str(share)] if gpu_count else [],
+            "before": [engine_python, f"{files_dir}/{GPU_WAIT_SCRIPT}", "--min-free-share", str(share)] if gpu_count else [],
             "secret_env": {key: f"vllm/{key}" for key in (["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []) + ["HF_TOKEN"]},
             "port": port_of[ENGINE],
             "gpu_count": gpu_count,
@@ -193,13 +231,16 @@ def make(
             "ports": [port_of[ROUTER], port_of[ROUTER_METRICS]],
             "stop_s": 20,
         },
-        "prefetch": prefetch and {**prefetch, "command": [engine_python, prefetch["script"], *prefetch["arguments"]]},
-        "prune": {"command": [engine_python, f"{settings['vllm_files_dir']}/prune_models.py", "--data", state_dir]},
+        "prefetch": prefetch and {**prefetch, **_job(engine_python, files_dir, prefetch["script"], prefetch["arguments"])},
+        "prune": _job(engine_python, files_dir, PRUNE_SCRIPT, ["--data", data]),
         "hub_model": row["model"] if hub else None,
         "hub_cache": hub_cache,
         "secrets": {"generate": ["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []},
         "host": {
             "title": f"{settings['vllm_model_name']} on this machine",
+            "systemd": settings["vllm_platform"] == "systemd",
+            "state_dir_mode": "0700" if settings["vllm_platform"] == "local" else "0755",
+            "find": [*(prefetch["creates"] if prefetch else []), *([f"{hub_cache}/refs"] if hub_cache else [])],
             "cpu_check": accelerator == "cpu",
             "compiler_check": accelerator == "nvidia" and not row.get("enforce_eager"),
             "python_versions": PYTHON_VERSIONS,
@@ -218,9 +259,12 @@ def make(
                 {"name": ROUTER_METRICS, "usual": USUAL_PORTS[ROUTER_METRICS]},
             ],
         },
-        "templates": ["local/engine-program.yaml.j2", "local/router-program.yaml.j2"],
-        "owned_paths": [f"{state_dir}/{name}" for name in ("models", "huggingface", "cache", "vllm-cache", "home")]
-        + [f"{state_dir}/venvs/{kind.lock}-*" for kind in (*ENGINE_ENVIRONMENTS.values(), ROUTER_ENVIRONMENT, SUPERVISOR_ENVIRONMENT)],
+        "templates": ["host/engine-program.yaml.j2", "host/router-program.yaml.j2"],
+        "owned_paths": [
+            *([f"{data}/{name}" for name in DATA_FOLDERS] if data == state_dir else [data]),
+            files_dir,
+            *(f"{state_dir}/venvs/{kind.lock}-*" for kind in (*ENGINE_ENVIRONMENTS.values(), ROUTER_ENVIRONMENT, SUPERVISOR_ENVIRONMENT)),
+        ],
         "endpoint": {
             "url": f"{url}/v1",
             "session_url": f"{url}/v1",
@@ -232,6 +276,12 @@ def make(
             else None,
         },
     }
+
+
+def _job(python: str, folder: str, script: str, arguments: t.Iterable[str]) -> dict[str, t.Any]:
+    """Return what host_job is given for a script of the role: it is written to the host, then run by *python*."""
+    path = f"{folder}/{script}"
+    return {"script": script, "path": path, "command": [python, path, *arguments]}
 
 
 def _gpu_selection(ids: t.Sequence[t.Any]) -> dict[str, str]:
