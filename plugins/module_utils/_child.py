@@ -11,6 +11,7 @@ import contextlib
 import os
 import pwd
 import queue
+import select
 import signal
 import subprocess
 import threading
@@ -23,6 +24,8 @@ from ansible_collections.llmops.serving.plugins.module_utils._processes import s
 
 GRACE_S = 10.0
 LOOK_S = 0.05
+# Between two looks whether somebody waits for the module that runs the command.
+ABANDONED_S = 2.0
 
 
 class Child:
@@ -85,13 +88,24 @@ class Child:
         return _session(self.process.pid) or ([self.process.pid] if alive else [])
 
     def lines(self, pause_s: t.Optional[float] = None) -> t.Iterator[str]:
-        """Yield what the command writes, line by line, until it ends; with *pause_s*, an empty line whenever it is silent so long."""
+        """Yield what the command writes, line by line, until it ends; with *pause_s*, an empty line whenever it is silent so long.
+
+        Raises ServingError when nobody waits for this module any more: its run was ended, or its connection is gone.
+        """
+        silent_s = 0.0
         while True:
+            wait_s = ABANDONED_S if pause_s is None else min(pause_s - silent_s, ABANDONED_S)
             try:
-                line = self._lines.get(timeout=pause_s)
+                line = self._lines.get(timeout=wait_s)
             except queue.Empty:
-                yield ""
+                if is_abandoned():
+                    raise ServingError(f"{self.command[0]} was ended: the run that started it is gone.") from None
+                silent_s += wait_s
+                if pause_s is not None and silent_s >= pause_s:
+                    silent_s = 0.0
+                    yield ""
                 continue
+            silent_s = 0.0
             if line is None:
                 return
             yield line
@@ -106,6 +120,16 @@ class Child:
                 for line in out:
                     self._lines.put(line.decode(errors="replace").rstrip("\r\n"))
         self._lines.put(None)
+
+
+def is_abandoned(fd: int = 1) -> bool:
+    """Whether nobody reads any more what this process writes: *fd* is a pipe, or a socket, whose other end is closed.
+
+    No signal tells so on a host that is reached by SSH without a terminal.
+    """
+    watch = select.poll()
+    watch.register(fd, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _fd, event in watch.poll(0))
 
 
 def identity(user: str) -> dict[str, t.Any]:

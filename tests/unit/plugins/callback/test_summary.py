@@ -19,7 +19,8 @@ def stats(changed=0, failures=0, **summary):
         failures={"h": failures} if failures else {},
         dark={},
         changed={"h": changed},
-        custom={"_run": {"serving_summary": summary}} if summary else {},
+        processed={"h": 1},
+        custom={"h": {"serving_summary": summary}} if summary else {},
     )
 
 

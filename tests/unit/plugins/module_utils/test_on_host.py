@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import typing as t
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -26,12 +27,12 @@ LOCAL = {
     "vllm_accelerator": "cpu",
     "vllm_model_name": "qwen2.5-1.5b-instruct",
     "vllm_state_dir": "/srv/ada/chat",
-    "vllm_files_dir": "/role/files",
     "vllm_lock_dir": "/role/files/local",
     "vllm_lock_digests": DIGESTS,
     "vllm_smoke_model_digest": "0123456789abcdef",
 }
 VENVS = "/srv/ada/chat/venvs"
+HOMES = ("HOME", "HF_HOME", "VLLM_CACHE_ROOT", "XDG_CACHE_HOME")
 
 
 def plan(host: t.Optional[dict[str, t.Any]] = None, options: t.Optional[dict[str, t.Any]] = OPTIONS, **changes: t.Any) -> dict[str, t.Any]:
@@ -42,6 +43,10 @@ def plan(host: t.Optional[dict[str, t.Any]] = None, options: t.Optional[dict[str
 
 def value_of(words: list[str], flag: str) -> str:
     return words[words.index(flag) + 1]
+
+
+def of_systemd(**changes: t.Any) -> dict[str, t.Any]:
+    return plan(platform="systemd", state_dir="/opt/llmops-serving/chat", host_user="llmops-serving", **changes)
 
 
 # --- where programs listen ----------------------------------------------------------------------------------------------------------
@@ -117,20 +122,24 @@ def test_weights_from_the_hub() -> None:
     assert made["hub_cache"] == "/srv/ada/chat/huggingface/hub/models--Qwen--Qwen2.5-1.5B-Instruct"
     assert made["hub_cache"].startswith(made["engine"]["env"]["HF_HOME"])
     assert made["hub_cache"] in made["prefetch"]["creates"]
-    assert made["prefetch"]["command"][:2] == [made["engine"]["command"][0], "fetch_model.py"]
+    assert made["prefetch"]["command"][:2] == [made["engine"]["command"][0], made["prefetch"]["path"]]
+    assert (made["prefetch"]["path"], made["prefetch"]["script"]) == ("/srv/ada/chat/scripts/fetch_model.py", "fetch_model.py")
     assert ("HF_HUB_OFFLINE" in made["prefetch"]["env"], made["engine"]["env"]["HF_HUB_OFFLINE"]) == (False, "1")
 
 
 def test_memory_of_the_engine_before_is_waited_for_on_gpus_only() -> None:
     before = plan(accelerator="nvidia", model_configs={"qwen2.5-1.5b-instruct": {"gpu_memory_utilization": 0.5}})["engine"]["before"]
-    assert before[1:] == ["/role/files/wait_for_gpu.py", "--min-free-share", "0.5"]
+    assert before[1:] == ["/srv/ada/chat/scripts/wait_for_gpu.py", "--min-free-share", "0.5"]
+    assert plan(accelerator="nvidia")["scripts"] == {"scripts/wait_for_gpu.py": "wait_for_gpu.py"}
+    assert plan()["scripts"] == {}
     assert plan()["engine"]["before"] == []
 
 
 def test_the_smoke_model_is_made_by_the_engines_interpreter() -> None:
     made = plan(model_name="smoke")
     path = "/srv/ada/chat/models/smoke-0123456789ab"
-    assert made["prefetch"]["command"] == [made["engine"]["command"][0], "smoke_model.py", "--row", "smoke", "--out", path]
+    script = "/srv/ada/chat/scripts/smoke_model.py"
+    assert made["prefetch"]["command"] == [made["engine"]["command"][0], script, "--row", "smoke", "--out", path]
     assert made["prefetch"]["model_path"] == made["engine"]["args"][0] == path
     assert (made["hub_model"], made["engine"]["env"]["HF_HUB_OFFLINE"]) == (None, "1")
 
@@ -242,6 +251,45 @@ def test_without_an_api_key_nothing_asks_for_one() -> None:
     assert "VLLM_API_KEY" not in json.dumps(made)
 
 
+# --- systemd -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_units_run_as_a_user_that_may_write_to_one_folder_only() -> None:
+    made = of_systemd(model_name="smoke")
+    assert (made["user"], plan()["user"]) == ("llmops-serving", None)
+    data = made["data_dir"]
+    assert data == "/opt/llmops-serving/chat/data"
+    written = [made["prefetch"]["model_path"], *(value for key, value in made["engine"]["env"].items() if key in HOMES)]
+    assert len(written) == 1 + len(HOMES)
+    assert all(path.startswith(f"{data}/") for path in written)
+    assert made["prune"]["command"][-2:] == ["--data", data]
+    read = [made["engine"]["command"][0], made["router"]["command"][0], made["prefetch"]["path"]]
+    assert not any(path.startswith(f"{data}/") for path in read)
+
+
+def test_systemd_itself_keeps_its_programs() -> None:
+    made = of_systemd()
+    assert made["supervisord"] is None
+    assert not any("supervisor" in environment["path"] for environment in made["environments"])
+    assert made["supervised"]["by"] == "systemd"
+    assert (made["host"]["systemd"], made["host"]["state_dir_mode"]) == (True, "0755")
+    assert (plan()["host"]["systemd"], plan()["host"]["state_dir_mode"]) == (False, "0700")
+
+
+@pytest.mark.parametrize(("stack", "suffix"), [("chat", ""), ("second", "-second")])
+def test_units_of_another_stack_have_names_of_their_own(stack: str, suffix: str) -> None:
+    made = of_systemd(stack_name=stack)
+    assert made["suffix"] == made["supervised"]["suffix"] == suffix
+    assert plan(stack_name=stack)["suffix"] == ""
+
+
+def test_purging_takes_all_of_the_engines_and_nothing_of_the_page() -> None:
+    owned = of_systemd()["owned_paths"]
+    assert "/opt/llmops-serving/chat/data" in owned
+    assert not any(fnmatch("/opt/llmops-serving/chat/open-webui", path) for path in owned)
+    assert not any(fnmatch("/opt/llmops-serving/chat/venvs/open-webui-0123abcd", path) for path in owned)
+
+
 # --- refused ------------------------------------------------------------------------------------------------------------------------
 
 REFUSED = {
@@ -289,21 +337,22 @@ def test_what_is_for_kubernetes_may_be_at_its_default(name: str, same: t.Any) ->
 )
 def test_what_is_for_this_machine_is_refused_on_kubernetes(name: str, setting: t.Any) -> None:
     kubernetes = {"platform": "kubernetes", "state_dir": ""}
-    with pytest.raises(ServingError, match=f"^vllm_{name}: only the platform local has this.*llm_platform: local"):
+    with pytest.raises(ServingError, match=f"^vllm_{name}: only single hosts have this.*llm_platform: local"):
         plan(**{**kubernetes, name: setting})
     assert plan(**kubernetes)["platform"] == "kubernetes"
 
 
-# What both platforms honour, and what one of them may ignore without anybody missing anything.
+# What all platforms honour, and what one of them may ignore without anybody missing anything.
 FOR_BOTH = """model_name model_configs kv_cache_dtype backend platform namespace stack_name accelerator min_gpu_memory_gb gpu_count
     fit_check tensor_parallel_size hf_endpoint router_type pip_extra_index_url memory_check api_key_enabled api_key hf_token startup_timeout
-    shutdown_timeout prefetch rollback served_model_alias switch_strategy verify extra_env service_monitor_enabled purge"""
+    shutdown_timeout prefetch rollback served_model_alias switch_strategy verify extra_env service_monitor_enabled purge
+    host_user"""
 
 
 def test_of_every_variable_it_is_known_where_it_works() -> None:
     everywhere = {f"vllm_{name}" for name in FOR_BOTH.split()}
-    assert {*everywhere, *_on_host.LOCAL_ONLY, *_on_host.KUBERNETES_ONLY} == set(OPTIONS)
-    assert len(everywhere) + len(_on_host.LOCAL_ONLY) + len(_on_host.KUBERNETES_ONLY) == len(OPTIONS)
+    assert {*everywhere, *_on_host.HOST_ONLY, *_on_host.KUBERNETES_ONLY} == set(OPTIONS)
+    assert len(everywhere) + len(_on_host.HOST_ONLY) + len(_on_host.KUBERNETES_ONLY) == len(OPTIONS)
 
 
 def test_a_chat_template_of_the_image_is_asked_for() -> None:

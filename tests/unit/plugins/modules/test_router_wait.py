@@ -766,7 +766,7 @@ class Engine:
         self.error: t.Optional[ServingError] = None
         self.sockets: set[str] = set()
         self.router = ProcessInfo("vllm-router", "RUNNING", 90, 0, 1, 0, "", str(folder / "vllm-router.log"))
-        self.programs = {"state_dir": str(folder), "programs": ["vllm-backend", "vllm-router"]}
+        self.programs = {"by": "supervisord", "suffix": "", "state_dir": str(folder), "programs": ["vllm-backend", "vllm-router"]}
 
     def becomes(self, **changes: t.Any) -> None:
         assert self.info is not None
@@ -911,7 +911,7 @@ def test_an_engine_that_had_ended_before_is_told_at_once(clock: Clock, server: s
 
 def test_a_router_that_ended_ends_the_wait_too(clock: Clock, server: stub.StubOpenAI, engine: Engine) -> None:
     engine.router = engine.router._replace(state="BACKOFF", pid=None, spawn_error=QUICKLY)
-    Path(engine.router.log_path).write_text("vllm-router: error: unrecognized arguments: --x\n")
+    Path(engine.router.log_at).write_text("vllm-router: error: unrecognized arguments: --x\n")
     with pytest.raises(ServingError, match=r"^vllm-router ended before .* the flag --x\. Its log .*: \"unrecognized arg.* Remove it"):
         by_url(clock, server, supervised=engine.programs)
 
@@ -962,7 +962,7 @@ def test_a_real_supervisord_is_asked(clock: Clock, server: stub.StubOpenAI, tmp_
                 run(
                     clock,
                     url="http://127.0.0.1:9",
-                    supervised={"state_dir": str(tmp_path), "programs": ["vllm-backend"]},
+                    supervised={"by": "supervisord", "suffix": "", "state_dir": str(tmp_path), "programs": ["vllm-backend"]},
                     wait_timeout=3600,
                 )
         finally:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 from ansible.module_utils.testing import patch_module_args
-from ansible_collections.llmops.serving.plugins.module_utils import _processes
+from ansible_collections.llmops.serving.plugins.module_utils import _component, _host, _processes
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._host import usable
 from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Supervisor
@@ -108,7 +108,7 @@ class Machine:
 
     def kill_supervisord(self) -> None:
         """Kill it once its programs have said what they say, so that they do not end by a broken pipe."""
-        logs = [Path(info.log_path) for info in self.supervisor.processes()]
+        logs = [Path(info.log_at) for info in self.supervisor.processes()]
         eventually(lambda: all(log.exists() and "started" in log.read_text() for log in logs), "all programs have started")
         pid = self.supervisor.pid()
         os.kill(pid, signal.SIGKILL)
@@ -381,7 +381,7 @@ def test_the_next_run_completes_one_that_was_interrupted(machine: Machine, monke
     def interrupt(*_arguments: object) -> t.NoReturn:
         raise KeyboardInterrupt
 
-    written = supervisor_apply.write
+    written = _component.write
 
     def write(path: Path, text: str, mode: int) -> None:
         if path.name == "vllm.conf":
@@ -390,7 +390,7 @@ def test_the_next_run_completes_one_that_was_interrupted(machine: Machine, monke
 
     with monkeypatch.context() as patch:
         if moment == "write":
-            patch.setattr(supervisor_apply, "write", write)
+            patch.setattr(_component, "write", write)
         else:
             patch.setattr(Supervisor, moment, interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -433,7 +433,7 @@ def test_a_path_that_is_too_long_for_a_socket(machine: Machine) -> None:
 
 
 def test_the_longest_path_that_is_allowed_works(machine: Machine) -> None:
-    room = supervisor_apply.LONGEST_STATE_DIR - len(os.fsencode(machine.folder)) - 1
+    room = _host.LONGEST_STATE_DIR - len(os.fsencode(machine.folder)) - 1
     machine.state_dir = machine.folder / ("x" * room)
     assert states(machine.apply(machine.program("engine"))) == {"engine": "added"}
 
@@ -469,7 +469,7 @@ def test_a_full_disk(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(path: Path, text: str, mode: int) -> None:
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr(supervisor_apply, "write", full)
+    monkeypatch.setattr(_component, "write", full)
     with pytest.raises(ServingError, match=r"Cannot change .*/bin/engine: No space left on device. Free some space"):
         machine.apply(machine.program("engine"))
 
