@@ -1,4 +1,4 @@
-"""The programs of every case of the platform local, and what is asked of the machine, are exactly those in expected/."""
+"""The programs of every case of a single host, and what is asked of the machine, are exactly those in expected/."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load(path):
 
 
 def test_every_expected_file_belongs_to_a_case():
-    assert sorted(path.stem for path in EXPECTED.glob("local-*.yaml")) == CASES
+    assert sorted(path.stem for prefix in ("local", "systemd") for path in EXPECTED.glob(f"{prefix}-*.yaml")) == CASES
 
 
 @pytest.mark.parametrize("case", CASES)
