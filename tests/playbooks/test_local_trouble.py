@@ -42,7 +42,10 @@ TROUBLE = {
         "The hub does not give Qwen/Qwen2.5-0.5B-Instruct",
     ),
     "a chat template that only the image has": (["vllm_model_name=llama-3.2-3b-instruct"], "needs the chat template"),
-    "an address that is not this machine": (["ansible_connection=ssh"], "is reached by ssh. Run it there, with ansible_connection: local, or set llm_platform: systemd."),
+    "an address that is not this machine": (
+        ["ansible_connection=ssh"],
+        "is reached by ssh. Run it there, with ansible_connection: local, or set llm_platform: systemd.",
+    ),
 }
 
 

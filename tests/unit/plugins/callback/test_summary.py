@@ -84,3 +84,13 @@ def test_other_plays_are_left_alone(callback):
 def test_long_messages_are_cut():
     assert first_lines("\n".join("abcdef"), most=2) == "a\nb"
     assert first_lines(None) == ""
+
+
+def test_of_several_hosts_each_is_told_below_its_name(callback):
+    found = stats(changed=1)
+    found.processed = {"gpu1": 1, "gpu2": 1}
+    found.custom = {host: {"serving_summary": {"Chat": f"http://{host}"}} for host in ("gpu1", "gpu2")}
+    found.failures = {"gpu2": 1}
+    callback.v2_runner_on_failed(failure("does not fit", host="gpu2"))
+    callback.v2_playbook_on_stats(found)
+    assert callback.lines == ["gpu1:", "Chat  http://gpu1", "gpu2:", "Failed: does not fit"]

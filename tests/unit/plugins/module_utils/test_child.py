@@ -160,3 +160,25 @@ def test_a_second_signal_does_not_keep_the_command_from_being_killed(monkeypatch
     ended_by = child.process.poll()
     child.process.kill()
     assert ended_by == -signal.SIGKILL
+
+
+LISTENER = """
+import sys
+from ansible_collections.llmops.serving.plugins.module_utils import _child
+_child.ABANDONED_S = 0.1
+with _child.Child(["sh", "-c", "echo $$; sleep 1000"]) as child:
+    for line in child.lines():
+        print(line, flush=True)
+"""
+
+
+def test_a_command_ends_when_nobody_waits_for_its_module_any_more() -> None:
+    """As over SSH without a terminal, where no signal tells that the run is gone."""
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[4] / ".venv/collections")}
+    module = subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environ)
+    assert module.stdout is not None
+    command = int(module.stdout.readline())
+    assert runs(command)
+    module.stdout.close()
+    assert module.wait(timeout=30) != 0
+    assert not runs(command)

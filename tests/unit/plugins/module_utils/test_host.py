@@ -471,3 +471,28 @@ def test_ports_are_kept_for_later_runs(tmp_path: Path) -> None:
 def test_a_damaged_file_of_ports_is_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ports.json").write_bytes(content)
     assert _host.read_ports(tmp_path / "ports.json") == {}
+
+
+@pytest.mark.parametrize(
+    ("root", "version", "message"),
+    [
+        (True, "systemd 252 (252.39-1~deb12u1)", None),
+        (True, "systemd 241 (241)", "needs systemd 247 or newer; this host has 241"),
+        (False, "systemd 252 (252)", "needs root on the host.*ansible_become: true"),
+    ],
+)
+def test_a_systemd_that_takes_units_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: bool, version: str, message: t.Optional[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0 if root else 1000)
+    if message is None:
+        _host.check_systemd(tmp_path, lambda: version)
+        return
+    with pytest.raises(ServingError, match=message):
+        _host.check_systemd(tmp_path, lambda: version)
+
+
+def test_a_library_that_is_missing_is_named_with_its_package() -> None:
+    _host.check_library("numa", "libnuma1", lambda name: f"lib{name}.so.1")
+    with pytest.raises(ServingError, match=r"needs libnuma, and it is not there\. Install it: apt install libnuma1"):
+        _host.check_library("numa", "libnuma1", lambda name: None)

@@ -31,6 +31,10 @@ def state_dir(tmp_path: Path) -> Path:
 def run(state_dir: Path, check_mode: bool = False, **params: t.Any) -> dict[str, t.Any]:
     defaults: dict[str, t.Any] = {
         "title": "smoke",
+        "create": True,
+        "state_dir_mode": "0700",
+        "systemd": False,
+        "find": [],
         "cpu_check": False,
         "compiler_check": False,
         "python": "",
@@ -174,3 +178,31 @@ def test_a_compiler_is_asked_of_the_interpreter_that_was_found(state_dir: Path, 
     assert asked == []
     found = run(state_dir, compiler_check=True, **params)["python"]
     assert [python.path for python in asked] == [found]
+
+
+def test_what_is_looked_for_and_there(state_dir: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.write_text("")
+    assert run(state_dir, find=[str(there), str(tmp_path / "not-there")])["found"] == [str(there)]
+
+
+@pytest.mark.parametrize("mode", ["0700", "0755"])
+def test_the_state_folder_has_its_mode_whatever_the_umask_is(state_dir: Path, mode: str) -> None:
+    before = os.umask(0o077)
+    try:
+        run(state_dir, state_dir_mode=mode)
+    finally:
+        os.umask(before)
+    assert state_dir.stat().st_mode & 0o777 == int(mode, 8)
+
+
+def test_a_look_makes_nothing(state_dir: Path) -> None:
+    assert not run(state_dir, create=False)["changed"]
+    assert not state_dir.exists()
+
+
+def test_a_host_that_systemd_does_not_run(state_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_host.check_systemd, "__defaults__", (tmp_path / "none", None))
+    with pytest.raises(ServingError, match=r"needs a host that systemd runs.*Choose llm_platform: docker, or local"):
+        run(state_dir, systemd=True)
+    assert not state_dir.exists()

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import typing as t
 from pathlib import Path
 
@@ -30,6 +32,8 @@ class Job:
             "chdir": None,
             "environment": {},
             "secret_environment": {},
+            "files": {},
+            "user": None,
             "log_path": str(self.log),
             "progress_path": str(self.told),
         }
@@ -129,3 +133,32 @@ def test_what_the_command_left_behind_ends_with_it(job: Job) -> None:
     except FileNotFoundError:
         state = "gone"
     assert state in ("gone", "Z")
+
+
+def test_what_it_needs_is_written_first_and_all_may_read_it(job: Job, tmp_path: Path) -> None:
+    script = tmp_path / "scripts" / "make.sh"
+    job.run("", command=["sh", str(script)], files={str(script): f"echo made > {job.made}\n"})
+    assert job.made.read_text() == "made\n"
+    assert (script.stat().st_mode & 0o777, script.parent.stat().st_mode & 0o777) == (0o644, 0o755)
+
+
+def test_nothing_is_written_when_its_result_is_there(job: Job, tmp_path: Path) -> None:
+    job.made.write_text("")
+    assert not job.run("exit 1", files={str(tmp_path / "script"): "x"})["changed"]
+    assert not (tmp_path / "script").exists()
+
+
+def test_without_a_result_it_runs_each_time(job: Job) -> None:
+    for _time in range(2):
+        assert job.run("echo told", creates=[])["last_line"] == "told"
+
+
+def test_a_user_that_there_is_not(job: Job) -> None:
+    assert "There is no user nobody-of-this-name on this host" in job.failure("true", user="nobody-of-this-name")
+    assert not job.made.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may run commands as others")
+def test_it_runs_as_another_user_with_its_groups_only(job: Job) -> None:
+    nobody = pwd.getpwnam("nobody")
+    assert job.run("id -u; id -g; id -G", creates=[], user="nobody")["last_line"] == str(nobody.pw_gid)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils._progress import Progress
-from ansible_collections.llmops.serving.plugins.plugin_utils.progress import Teller, followed, is_terminal
+from ansible_collections.llmops.serving.plugins.plugin_utils.progress import Teller, followed, followed_there, is_terminal
 
 ROOT = Path(__file__).parents[4]
 
@@ -205,3 +205,32 @@ def test_a_single_task_at_the_command_line_shows_its_result_only(tmp_path: Path,
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert done.stdout.startswith("localhost | ")
+
+
+def test_another_machine_is_read_from_where_the_last_look_ended() -> None:
+    told, lines, asked = Told(terminal=False), [], []
+
+    def read(start: int) -> str:
+        asked.append(start)
+        text = "".join(f"{line}\n" for line in lines)[start:]
+        lines.append(json.dumps({"phase": str(len(lines)), "text": f"step {len(lines)}"}))
+        return text
+
+    with followed_there(told.teller, read, pause_s=0.01):
+        while len(told.said) < 3:
+            time.sleep(0.01)
+    assert [line.split(maxsplit=2)[2] for line in told.said[:3]] == ["step 0", "step 1", "step 2"]
+    assert asked[:4] == [0, 0, *(sum(len(line) + 1 for line in lines[:count]) for count in (1, 2))]
+
+
+def test_a_module_that_is_soon_done_is_not_asked_after() -> None:
+    asked: list[int] = []
+    with followed_there(Told(terminal=False).teller, lambda start: str(asked.append(start)), pause_s=60):
+        pass
+    assert not asked
+
+
+def test_with_several_hosts_each_line_says_whose_it_is() -> None:
+    said: list[str] = []
+    Teller(said.append, terminal=False, title="gpu1").hear(json.dumps({"phase": "get", "text": "loading"}))
+    assert said[0].endswith("[gpu1] loading")
