@@ -51,10 +51,11 @@ class CallbackModule(CallbackBase):
         for host in hosts:
             if len(hosts) > 1:
                 self._display.display(f"{host}:")
-            self._tell(str(host), {**stats.custom.get("_run", {}), **stats.custom.get(host, {})}, host in stats.failures or host in stats.dark)
+            told = {**stats.custom.get("_run", {}), **stats.custom.get(host, {})}
+            self._tell(str(host), told, failed=host in stats.failures or host in stats.dark)
         ended = any((*stats.failures, *stats.dark))
-        told = any(row.get("serving_summary") for row in stats.custom.values())
-        if told and not ended and not any(stats.changed.values()):
+        summarised = any(row.get("serving_summary") for row in stats.custom.values())
+        if summarised and not ended and not any(stats.changed.values()):
             self._display.display("Nothing was changed: all is as the inventory says.", color="green")
 
     def _tell(self, host: str, custom: t.Mapping[str, t.Any], failed: bool) -> None:
