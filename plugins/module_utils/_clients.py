@@ -133,7 +133,9 @@ def description(given: Map, url: str = "") -> dict[str, t.Any]:
         raise ServingError(f'endpoint.provider: "{found["provider"]}" is not one of {", ".join(PROVIDERS)}.')
     for key, value in (("model", found["model"]), *(("aliases", alias) for alias in found["aliases"])):
         if not _PLAIN.fullmatch(str(value)):
-            raise ServingError(f"endpoint.{key}: {value!r} is no name of a model: it is empty, or has blanks or quotes. Give one as served.")
+            raise ServingError(
+                f"endpoint.{key}: {value!r} is no name of a model: it is empty, or has blanks or quotes. Give one as served."
+            )
     for key in ("name", "session_header"):
         if found[key] and not _NAME.fullmatch(found[key]):
             raise ServingError(f"endpoint.{key}: {found[key]!r} may have letters, digits, dots and dashes only.")
@@ -231,7 +233,7 @@ def _env_sh(endpoint: Map, key: t.Optional[str]) -> str:
     ]
     if endpoint["key"] and key is None:
         lines += [
-            f"if [ -z \"${{{_VARIABLE}:-}}\" ]; then",
+            f'if [ -z "${{{_VARIABLE}:-}}" ]; then',
             f"  {_VARIABLE}=$({endpoint['key']['command']})",
             f'  [ -n "${_VARIABLE}" ] || echo "No API key: nothing was printed by the command in env.sh" >&2',
             "fi",
@@ -241,7 +243,11 @@ def _env_sh(endpoint: Map, key: t.Optional[str]) -> str:
 
 
 def _endpoint_env(endpoint: Map, key: t.Optional[str]) -> str:
-    lines = [f"# {WRITTEN}", "# For docker run --env-file, Compose, EnvironmentFile= and libraries that read .env.", *_no_key(endpoint, key)]
+    lines = [
+        f"# {WRITTEN}",
+        "# For docker run --env-file, Compose, EnvironmentFile= and libraries that read .env.",
+        *_no_key(endpoint, key),
+    ]
     lines += [f"# {line}" for line in _meanwhile(endpoint)]
     return "\n".join([*lines, *(f"{name}={value}" for name, value in variables(endpoint, key).items())]) + "\n"
 
@@ -258,7 +264,11 @@ def _open_webui_env(endpoint: Map, key: t.Optional[str]) -> str:
     }
     if key is not None:
         values["OPENAI_API_KEYS"] = key
-    lines = [f"# {WRITTEN}", "# For an Open WebUI of your own: docker run --env-file. Name its key OPENAI_API_KEYS.", *_no_key(endpoint, key)]
+    lines = [
+        f"# {WRITTEN}",
+        "# For an Open WebUI of your own: docker run --env-file. Name its key OPENAI_API_KEYS.",
+        *_no_key(endpoint, key),
+    ]
     return "\n".join([*lines, *(f"{name}={value}" for name, value in values.items())]) + "\n"
 
 
@@ -316,7 +326,10 @@ def _archi(endpoint: Map, key: t.Optional[str]) -> str:
         **{f"tool_call_{name[5:]}": value for name, value in parser.items()},
         "models": [endpoint["model"]],
     }
-    notes = [WRITTEN, "For Archi: merge it into the file of archi create -c. The chat needs no --services vllm-server, since it serves already."]
+    notes = [
+        WRITTEN,
+        "For Archi: merge it into the file of archi create -c. The chat needs no --services vllm-server, since it serves already.",
+    ]
     if endpoint["key"]:
         notes.append("Its provider sends no key of its own accord, only what stands in extra_kwargs.api_key.")
     if key is not None:
@@ -519,7 +532,7 @@ TOOLS = [{json.dumps(TOOL)}]
 
 
 def get_weather(city):
-    return f"18 degrees and sunny in {{city}}"
+    return "It is sunny, 21 C."
 
 
 def use_a_tool(client):
@@ -636,7 +649,9 @@ def _key_words(endpoint: Map, key: t.Optional[str], quote: str = "") -> str:
     return f"in no file; it is taken from ${_VARIABLE}, or printed by: {quote}{endpoint['key']['command']}{quote}"
 
 
-def summary(endpoint: Map, folder: str, names: t.Sequence[str], changed: t.Sequence[str], key: t.Optional[str], dry: bool) -> dict[str, str]:
+def summary(
+    endpoint: Map, folder: str, names: t.Sequence[str], changed: t.Sequence[str], key: t.Optional[str], dry: bool
+) -> dict[str, str]:
     """Return what a person is told at the end, as pairs. *changed* are those of the files *names* that were written or removed."""
     verb = "Would write" if dry else "Written"
     told = {verb: f"{folder}: {', '.join(changed)}"} if changed else {"Files": f"{folder}: {len(names)}, all as they should be"}

@@ -291,13 +291,16 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool, connect: t.Callable[...
             for name in removed:
                 (folder / name).unlink()
     except OSError as exc:
-        raise ServingError(f"Cannot write {exc.filename or folder}: {exc.strerror}. Set client_config_folder to one that you may write to.") from exc
+        raise ServingError(
+            f"Cannot write {exc.filename or folder}: {exc.strerror}. Set client_config_folder to one that you may write to."
+        ) from exc
     told = _clients.summary(endpoint, str(folder), [*names], [*(file.name for file in changed), *removed], key, check_mode)
     label = params["label"]
     return {
         "changed": bool(changed or removed),
         "files": [
-            {"path": str(folder / file.name), "mode": f"{file.mode:04o}", "holds_key": file.secret, "changed": file in changed} for file in wanted
+            {"path": str(folder / file.name), "mode": f"{file.mode:04o}", "holds_key": file.secret, "changed": file in changed}
+            for file in wanted
         ],
         "removed": [str(folder / name) for name in removed],
         "summary": {f"{word} ({label})" if label else word: text for word, text in told.items()},

@@ -30,7 +30,7 @@ def answers(body: t.Any) -> stub.Reply:
     """Call a tool that is offered, then tell its result; without tools, greet."""
     last, stream = body["messages"][-1], body.get("stream", False)
     if last["role"] == "tool":
-        return stub.answer(f"It is {last['content']}.", stream=stream)
+        return stub.answer(f"The tool says: {last['content']}", stream=stream)
     if "tools" in body:
         return stub.answer("", "tool_calls", stream, tool_calls=[stub.call("get_weather", {"city": "Paris"})])
     return stub.answer("Hello from the stub!", stream=stream)
@@ -72,7 +72,9 @@ def mode(path: Path) -> int:
 def run(*command: t.Union[str, Path], **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a written file in an environment that knows nothing of the endpoint."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("VLLM_", "OPENAI_", "SMOKE_"))}
-    return subprocess.run(command, env={**kept, **environ, "NO_PROXY": "127.0.0.1"}, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        command, env={**kept, **environ, "NO_PROXY": "127.0.0.1"}, capture_output=True, text=True, check=False, timeout=60
+    )
 
 
 def test_files_are_written_where_the_command_was_given(server: stub.StubOpenAI, deployed: Path, home: Path) -> None:
@@ -85,9 +87,7 @@ def test_files_are_written_where_the_command_was_given(server: stub.StubOpenAI, 
     assert words[2] == f"Key      in no file; it is taken from $VLLM_API_KEY, or printed by: cat {deployed}/secrets/vllm/VLLM_API_KEY"
     assert words[-1] == f"Try      {folder}/chat.sh, or read {folder}/README.md"
     assert {name for name in SETTINGS if KEY in (folder / name).read_text()} == set()
-    assert {name: mode(folder / name) for name in SETTINGS} == {
-        name: 0o755 if name.startswith("chat") else 0o644 for name in SETTINGS
-    }
+    assert {name: mode(folder / name) for name in SETTINGS} == {name: 0o755 if name.startswith("chat") else 0o644 for name in SETTINGS}
     assert KEY not in output
     assert not server.requests  # nothing is asked
 
@@ -169,8 +169,8 @@ def test_the_example_for_the_client_of_openai_runs(deployed: Path, home: Path) -
     said = run(sys.executable, home / "client-config/chat_openai.py")
     assert said.stdout.splitlines() == [
         "Hello from the stub!",
-        'get_weather({"city": "Paris"}) -> 18 degrees and sunny in Paris',
-        "It is 18 degrees and sunny in Paris.",
+        'get_weather({"city": "Paris"}) -> It is sunny, 21 C.',
+        "The tool says: It is sunny, 21 C.",
     ], said.stderr
 
 
@@ -222,7 +222,11 @@ def test_on_kubernetes_clients_come_through_a_port_forward(home: Path) -> None:
 
 def test_on_kubernetes_the_key_needs_the_cluster(home: Path) -> None:
     code, words, output = playing.play(
-        "client_config.yml", folder=home, inventory="inventory.example.yaml", llm_kubeconfig="/nonexistent/config", client_config_with_key=True
+        "client_config.yml",
+        folder=home,
+        inventory="inventory.example.yaml",
+        llm_kubeconfig="/nonexistent/config",
+        client_config_with_key=True,
     )
     assert code != 0
     assert words[-1].startswith("Failed: No kubeconfig: /nonexistent/config does not exist."), output
@@ -245,7 +249,9 @@ def test_another_url_a_folder_and_fallback_models(deployed: Path, home: Path) ->
 def test_what_was_never_installed_is_told(tmp_path: Path, home: Path) -> None:
     code, words, _output = write(tmp_path / "nothing", home)
     assert code != 0
-    assert words[-1].startswith(f"Failed: There is no API key in {tmp_path}/nothing/secrets/vllm/VLLM_API_KEY, so nothing is installed there")
+    assert words[-1].startswith(
+        f"Failed: There is no API key in {tmp_path}/nothing/secrets/vllm/VLLM_API_KEY, so nothing is installed there"
+    )
     assert words[-1].endswith("Run make install-chat first.")
 
 
