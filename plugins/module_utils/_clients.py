@@ -616,7 +616,7 @@ def _readme(endpoint: Map, key: t.Optional[str], fallbacks: t.Sequence[Map]) -> 
         notes.append(f"The keys of the fallback models are yours: put them into {', '.join(names)}.")
     if endpoint["max_model_len"] and endpoint["max_model_len"] < VICTOR_CONTEXT:
         notes.append(
-            f"Victor's system prompt takes about 6,500 tokens; serve {VICTOR_CONTEXT} tokens or more for it, not {endpoint['max_model_len']}."
+            f"Victor's system prompt takes about 6,500 tokens; serve it {VICTOR_CONTEXT} or more, not {endpoint['max_model_len']}."
         )
     return "\n".join(
         [

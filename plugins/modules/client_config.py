@@ -264,13 +264,14 @@ MASK = "***"
 
 
 class Found(t.NamedTuple):
-    """A file as it is. ``private`` says that nobody but its owner may read it, so that it may hold a key."""
+    """A file as it is."""
 
     text: str
     mode: int
 
     @property
     def private(self) -> bool:
+        """Whether nobody but its owner may read it, so that it may hold a key."""
         return not self.mode & 0o077
 
 

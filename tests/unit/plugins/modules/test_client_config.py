@@ -49,7 +49,7 @@ def test_a_secret_without_the_key_is_told(tmp_path: Path) -> None:
 
 def test_a_key_that_nobody_can_read_here_is_told(tmp_path: Path) -> None:
     endpoint = {**ENDPOINT, "key": {"command": "cat /k", "path": "/k", "secret": None}}
-    with pytest.raises(ServingError, match="with_key: the API key was not given. Look whether it is printed by: cat /k"):
+    with pytest.raises(ServingError, match=r"with_key: the API key was not given\. Look whether it is printed by: cat /k"):
         run(tmp_path, endpoint=endpoint, with_key=True)
 
 
