@@ -42,7 +42,6 @@ KEYS: dict[str, t.Any] = {
 KEY_KEYS = ("command", "path", "secret")
 FALLBACK_KEYS = ("model", "url")
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
-KUBERNETES_PORT = 8000
 # What Victor's system prompt and a conversation need.
 VICTOR_CONTEXT = 16384
 MAX_TOKENS = 4096
@@ -81,11 +80,14 @@ def of_plan(plan: Map, kubeconfig: t.Optional[str] = None, context: t.Optional[s
     request = (plan.get("verify") or {}).get("request") or {}
     secret = endpoint.get("api_key_secret") or {}
     url, inside_url, reached_by, read = endpoint["url"], "", "", ""
-    if plan.get("platform") == "kubernetes":
+    if plan.get("remote"):
+        # others serve it, and clients ask them directly; their key is known to who has it
+        read = f"printenv {_VARIABLE}"
+    elif plan.get("platform") == "kubernetes":
         flags = {"--kubeconfig": kubeconfig, "--context": context, "-n": plan["namespace"]}
         kubectl = " ".join(["kubectl", *(f"{flag} {shlex.quote(value)}" for flag, value in flags.items() if value)])
-        inside_url, url = url, f"http://localhost:{KUBERNETES_PORT}/v1"
-        reached_by = f"{kubectl} port-forward service/{endpoint['service']} {KUBERNETES_PORT}:{endpoint['port']}"
+        inside_url, url = url, f"http://localhost:{endpoint['port']}/v1"
+        reached_by = f"{kubectl} port-forward service/{endpoint['service']} {endpoint['port']}:{endpoint['port']}"
         read = f"{kubectl} get secret {secret.get('name')} -o jsonpath='{{.data.{secret.get('key')}}}' | base64 -d"
     else:
         parts = urllib.parse.urlsplit(url)
@@ -96,7 +98,7 @@ def of_plan(plan: Map, kubeconfig: t.Optional[str] = None, context: t.Optional[s
             read = f"ssh {ssh} {shlex.quote(read)}"
     return {
         "name": plan.get("stack") or KEYS["name"],
-        "provider": plan.get("backend") or KEYS["provider"],
+        "provider": "openai" if plan.get("remote") else plan.get("backend") or KEYS["provider"],
         "url": url,
         "inside_url": inside_url,
         "reached_by": reached_by,

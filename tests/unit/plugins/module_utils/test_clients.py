@@ -107,6 +107,20 @@ def test_a_machine_is_reached_directly_or_through_ssh(url: str, ssh: str, reache
     _clients.description(found)
 
 
+def test_an_endpoint_of_others_is_asked_directly_wherever_the_page_is() -> None:
+    endpoint = {"url": "https://llm.example.com/v1", "session_url": "https://llm.example.com/v1", "model": "m", "api_key_secret": None}
+    plan = {"platform": "kubernetes", "namespace": "chatbot", "remote": {"url": "https://llm.example.com"}, "endpoint": endpoint}
+    found = _clients.of_plan(plan)
+    assert (found["url"], found["reached_by"], found["inside_url"], found["provider"]) == ("https://llm.example.com/v1", "", "", "openai")
+
+
+def test_ollama_in_a_cluster_keeps_its_port() -> None:
+    endpoint = {"url": "http://ollama.chatbot:11434/v1", "model": "qwen3:8b", "service": "ollama", "port": 11434, "api_key_secret": None}
+    found = _clients.of_plan({"platform": "kubernetes", "namespace": "chatbot", "backend": "ollama", "endpoint": endpoint})
+    assert (found["provider"], found["url"], found["key"]) == ("ollama", "http://localhost:11434/v1", None)
+    assert found["reached_by"] == "kubectl -n chatbot port-forward service/ollama 11434:11434"
+
+
 def test_a_url_gets_the_version_of_the_api_unless_it_has_a_path() -> None:
     assert described(url="http://gpu-a:8000")["url"] == "http://gpu-a:8000/v1"
     assert described(url="https://example.com/llm/v1/")["url"] == "https://example.com/llm/v1"
