@@ -115,7 +115,7 @@ def of_plan(plan: Map, kubeconfig: t.Optional[str] = None, context: t.Optional[s
             "path": secret.get("path"),
             "secret": {key: secret[key] for key in ("namespace", "name", "key")} if "namespace" in secret else None,
         }
-        if secret
+        if secret or endpoint.get("own_key")
         else None,
     }
 

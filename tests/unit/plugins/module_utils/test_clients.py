@@ -112,6 +112,8 @@ def test_an_endpoint_of_others_is_asked_directly_wherever_the_page_is() -> None:
     plan = {"platform": "kubernetes", "namespace": "chatbot", "remote": {"url": "https://llm.example.com"}, "endpoint": endpoint}
     found = _clients.of_plan(plan)
     assert (found["url"], found["reached_by"], found["inside_url"], found["provider"]) == ("https://llm.example.com/v1", "", "", "openai")
+    assert found["key"] is None
+    assert _clients.of_plan({**plan, "endpoint": {**endpoint, "own_key": True}})["key"]["command"] == "printenv VLLM_API_KEY"
 
 
 def test_ollama_in_a_cluster_keeps_its_port() -> None:
