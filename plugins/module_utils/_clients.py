@@ -601,7 +601,7 @@ def _readme(endpoint: Map, key: t.Optional[str], fallbacks: t.Sequence[Map]) -> 
         ("`chat.sh`, `chat.py`, `chat_openai.py`", "examples that run: curl, Python alone, OpenAI's client"),
         ("`env.sh`", "`. ./env.sh` points the programs of a shell here, `make verify` among them"),
         ("`endpoint.env`", "the same for `docker run --env-file`, Compose, `EnvironmentFile=`, `archi create -e`"),
-        ("`runtime_matrix.json`", "for `make probe-suite MATRIX=...` and tools that read this form"),
+        ("`runtime_matrix.json`", "for `make probe-suite MATRIX=...`, after `. ./env.sh`, and tools that read this form"),
         ("`open-webui.env`", "for an Open WebUI of your own"),
         ("`victor/profiles.yaml`", f"Victor: into `~/.victor/profiles.yaml`, then `victor chat -p {endpoint['name']}`"),
         ("`archi/config.yaml`", "Archi: merge into the file of `archi create -c`"),
@@ -651,12 +651,24 @@ def _key_words(endpoint: Map, key: t.Optional[str], quote: str = "") -> str:
     return f"in no file; it is taken from ${_VARIABLE}, or printed by: {quote}{endpoint['key']['command']}{quote}"
 
 
-def summary(
-    endpoint: Map, folder: str, names: t.Sequence[str], changed: t.Sequence[str], key: t.Optional[str], dry: bool
-) -> dict[str, str]:
-    """Return what a person is told at the end, as pairs. *changed* are those of the files *names* that were written or removed."""
-    verb = "Would write" if dry else "Written"
-    told = {verb: f"{folder}: {', '.join(changed)}"} if changed else {"Files": f"{folder}: {len(names)}, all as they should be"}
+class Done(t.NamedTuple):
+    """What became of the files: all that belong there, and which of them were written; which were removed. Or would be, in a *dry* run."""
+
+    names: t.Sequence[str]
+    written: t.Sequence[str]
+    removed: t.Sequence[str]
+    dry: bool
+
+
+def summary(endpoint: Map, folder: str, done: Done, key: t.Optional[str]) -> dict[str, str]:
+    """Return what a person is told at the end, as pairs."""
+    told = {}
+    if done.written:
+        told["Would write" if done.dry else "Written"] = f"{folder}: {', '.join(done.written)}"
+    if done.removed:
+        told["Would remove" if done.dry else "Removed"] = f"{folder}: {', '.join(done.removed)}"
+    if not told:
+        told["Files"] = f"{folder}: {len(done.names)}, all as they should be"
     told["Model"] = f"{endpoint['model']} at {endpoint['url']}"
     if endpoint["aliases"]:
         told["Model"] += f", also as {', '.join(endpoint['aliases'])}"

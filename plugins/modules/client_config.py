@@ -295,7 +295,8 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool, connect: t.Callable[...
         raise ServingError(
             f"Cannot write {exc.filename or folder}: {exc.strerror}. Set client_config_folder to one that you may write to."
         ) from exc
-    told = _clients.summary(endpoint, str(folder), [*names], [*(file.name for file in changed), *removed], key, check_mode)
+    done = _clients.Done(sorted(names), [file.name for file in changed], removed, check_mode)
+    told = _clients.summary(endpoint, str(folder), done, key)
     label = params["label"]
     return {
         "changed": bool(changed or removed),

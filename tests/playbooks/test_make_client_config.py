@@ -134,7 +134,7 @@ def test_keys_stand_in_files_only_where_asked_and_leave_them_again(deployed: Pat
     code, words, output = write(deployed, home, "--diff")
     assert code == 0
     assert names(folder) == SETTINGS
-    assert "api-key, picoclaw/api.key" in words[0]
+    assert words[1] == f"Removed  {folder}: api-key, picoclaw/api.key"
     assert {name for name in SETTINGS if "sk-another-0123456789" in (folder / name).read_text()} == set()
     assert {mode(folder / name) for name in HOLDING & SETTINGS} == {0o644}
     assert "sk-another-0123456789" not in output
@@ -231,6 +231,22 @@ def test_on_kubernetes_the_key_needs_the_cluster(home: Path) -> None:
     assert code != 0
     assert words[-1].startswith("Failed: No kubeconfig: /nonexistent/config does not exist."), output
     assert names(home) == set()
+
+
+def test_each_of_several_hosts_has_a_folder(server: stub.StubOpenAI, tmp_path: Path, home: Path) -> None:
+    hosts = {}
+    for name in ("gpu-a", "gpu-b"):
+        (tmp_path / name).mkdir()
+        hosts[name] = {"ansible_connection": "local", "llm_state_dir": str(playing.deployed(tmp_path / name, server.server_address[1]))}
+    kinds = {"llm_platform": "local", "vllm_accelerator": "cpu", "vllm_model_name": "smoke"}
+    kinds["ansible_python_interpreter"] = sys.executable
+    inventory = tmp_path / "hosts.yaml"
+    inventory.write_text(yaml.safe_dump({"all": {"hosts": hosts, "vars": kinds}}))
+    code, words, output = playing.play("client_config.yml", folder=home, inventory=str(inventory), llm_hosts="all")
+    assert code == 0, output
+    assert names(home) == {f"client-config/{host}/{name}" for host in hosts for name in SETTINGS}
+    for host, found in hosts.items():
+        assert any(line.startswith(f"Key (gpu-{host[-1]})") and found["llm_state_dir"] in line for line in words), output
 
 
 def test_another_url_a_folder_and_fallback_models(deployed: Path, home: Path) -> None:
