@@ -10,7 +10,7 @@ PYTEST = .venv/bin/python -m pytest
 UNIT = "$(PYTEST) tests/unit" "$(PYTEST) tests/golden tests/playbooks"
 
 .DEFAULT_GOAL := help
-.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark prune-models uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
+.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark client-config prune-models uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ probe-suite: .venv/ready $(INVENTORY) ## see how each model calls tools and how 
 
 benchmark: .venv/ready $(INVENTORY) ## measure how fast the deployment serves under load, and keep that; COMPARE=latest tells what got worse
 	@$(PLAYBOOK) $(COMPARED) playbooks/benchmark.yml
+
+client-config: .venv/ready $(INVENTORY) ## write settings for programs that speak to the endpoint, and examples that run, into client-config/
+	@$(PLAYBOOK) playbooks/client_config.yml
 
 prune-models: .venv/ready $(INVENTORY) ## remove weights that nothing serves from; make plan lists them
 	@$(PLAYBOOK) playbooks/prune.yml

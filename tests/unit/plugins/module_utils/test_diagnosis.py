@@ -726,6 +726,7 @@ LOGS: list[tuple[str, str, str, bool]] = [
         "max_model_len 99999 is more than the 32768 tokens",
         True,
     ),
+    ("ValueError: max_num_batched_tokens (2048) is smaller than max_model_len (16384).", "bad-flag-value", "16384", True),
     ("ValueError: max_num_batched_tokens (64) must be greater than or equal to max_num_seqs (256).", "bad-flag-value", "64", True),
     (FLAG, "unknown-flag", "--foo", True),
     ("error: unexpected argument '--bar' found", "unknown-flag", "--bar", True),
