@@ -139,7 +139,8 @@ def find_cpu(
 ) -> Cpu:
     """Return what there is for computing. *allowed*: numbers of the CPUs; by default those that this process may run on."""
     numbers = sorted(os.sched_getaffinity(0) if allowed is None else allowed)
-    cores, nodes = set(), set()
+    cores: set[tuple[str, str]] = set()
+    nodes: set[str] = set()
     for number in numbers:
         folder = devices / "cpu" / f"cpu{number}"
         core = (f"cpu{number}", "")

@@ -130,12 +130,15 @@ class Layout(t.NamedTuple):
 
 
 class Program(t.NamedTuple):
-    """A program to keep running. ``secret_environment`` names for a variable a secret, as ``component/KEY``."""
+    """A program to keep running. ``secret_environment`` names for a variable a secret, as ``component/KEY``.
+
+    Several of them are joined by semicolons; an empty one among them stands for an empty text.
+    """
 
     name: str
     command: t.Sequence[str]
     environment: t.Mapping[str, str] = {}
-    secret_environment: t.Mapping[str, str] = {}
+    secret_environment: t.Mapping[str, tuple[str, ...]] = {}
     directory: str = ""
     before: t.Sequence[str] = ()
     start_seconds: int = 5
@@ -157,16 +160,20 @@ def program_from(options: t.Mapping[str, t.Any]) -> Program:
         if value is None or isinstance(value, (dict, list, bool)):
             raise ServingError(f"environment.{variable} of {name} has to be a text, and it is {value!r}. Write it in quotes.")
         environment[str(variable)] = str(value)
-    secret_environment = {str(variable): str(value) for variable, value in (options.get("secret_environment") or {}).items()}
+    secret_environment = {
+        str(variable): tuple(str(each or "") for each in (value if isinstance(value, (list, tuple)) else [value]))
+        for variable, value in (options.get("secret_environment") or {}).items()
+    }
     for variable in [*environment, *secret_environment]:
         if not VARIABLE.fullmatch(variable):
             raise ServingError(f"{variable!r} of the program {name} cannot be the name of an environment variable.")
     twice = sorted(set(environment) & set(secret_environment))
     if twice:
         raise ServingError(f"{twice[0]} of the program {name} is in environment and in secret_environment. Keep one of them.")
-    for variable, reference in secret_environment.items():
-        if not REFERENCE.fullmatch(reference):
-            raise ServingError(f"secret_environment.{variable} of {name} is {reference!r}; it has to be COMPONENT/KEY.")
+    for variable, references in secret_environment.items():
+        for reference in references:
+            if not REFERENCE.fullmatch(reference) and (reference or len(references) == 1):
+                raise ServingError(f"secret_environment.{variable} of {name} is {reference!r}; it has to be COMPONENT/KEY.")
     directory = options.get("directory") or ""
     if any("\0" in text for text in [*options["command"], *(options.get("before") or []), *environment.values(), directory]):
         raise ServingError(f"The command or the environment of the program {name} holds a zero byte, which no process can be given.")
@@ -201,9 +208,13 @@ def script_text(program: Program, layout: Layout) -> str:
         f"export {_processes.MARK}={shlex.quote(str(layout.state_dir))}",
     ]
     lines += [f"export {variable}={shlex.quote(value)}" for variable, value in program.environment.items()]
-    for variable, reference in program.secret_environment.items():
-        path = shlex.quote(str(layout.secret(reference)))
-        lines += [f"if [ -f {path} ]; then", f'  {variable}="$(cat {path})"', f"  export {variable}", "fi"]
+    for variable, references in program.secret_environment.items():
+        paths = [shlex.quote(str(layout.secret(reference))) if reference else "" for reference in references]
+        if len(paths) == 1:
+            lines += [f"if [ -f {paths[0]} ]; then", f'  {variable}="$(cat {paths[0]})"', f"  export {variable}", "fi"]
+            continue
+        texts = [f"$([ ! -f {path} ] || cat {path})" if path else "" for path in paths]
+        lines += [f'{variable}="{";".join(texts)}"', f"export {variable}"]
     # a log holds several starts; whoever looks for the cause of an end looks behind the last of these lines
     lines += [f"echo \"{START_MARK} {program.name}, $(date '+%Y-%m-%d %H:%M:%S')\""]
     lines += [f"cd {shlex.quote(program.directory or str(layout.state_dir))} || exit 1"]

@@ -79,6 +79,8 @@ options:
         description:
           - Environment variables whose values are secrets, each with the name of one, as V(COMPONENT/KEY).
           - A variable is not set when the secret does not exist. Line breaks at the end of a value are left out.
+          - A list of names becomes their values with semicolons between them, as Open WebUI takes several API keys. One that is empty, or
+            does not exist, leaves its place empty.
         type: dict
         default: {}
       directory:
@@ -481,7 +483,8 @@ class Present(Component):
                 rewritten.add(name)
             versions = [
                 "pending" if self.check_mode and reference in self.pending else _supervisor.secret_version(layout.secret(reference))
-                for reference in program.secret_environment.values()
+                for references in program.secret_environment.values()
+                for reference in filter(None, references)
             ]
             sections.append(_supervisor.program_section(program, layout, _supervisor.digest(script, versions)))
         conf = _supervisor.component_conf(sections)
