@@ -16,7 +16,7 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _cpu, _local, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _cpu, _local, _remote, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 
@@ -86,6 +86,7 @@ QUANTITY_UNITS.update({unit: 10.0 ** (3 * power) for power, unit in enumerate("M
 # Variables that are true or false, and the words for that in YAML and on a command line.
 SWITCHES = (
     "vllm_api_key_enabled",
+    "vllm_endpoint_tool_calls",
     "vllm_fit_check",
     "vllm_memory_check",
     "vllm_prefetch",
@@ -119,6 +120,8 @@ def make_plan(
     *facts*: what model_info has read of a model that the catalog lacks; keys of the user's own row win over them.
     """
     settings = _checked(settings)
+    if settings["vllm_endpoint_url"]:
+        return _remote.make_plan(settings)
     local = settings["vllm_platform"] == "local"
     if local:
         _local.check(settings, options)
@@ -153,6 +156,7 @@ def make_plan(
         "stack": stack,
         "platform": settings["vllm_platform"],
         "accelerator": settings["vllm_accelerator"],
+        "remote": None,
         "owner": {"instance": stack, "component": "vllm"},
         "model": {
             "name": name,
