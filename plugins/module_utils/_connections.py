@@ -6,7 +6,8 @@
 """Endpoints that are served by others, and the chat page's connections: the private model first, and a provider behind it where one is set.
 
 A connection is a dict: ``url``, ``key`` (reference to a secret, in the platform's words, or None), ``models`` (names that are shown),
-``headers``, ``tags``, ``prefix``, and ``private``. The keys of OPENAI_API_CONFIGS are those that routers/openai.py of Open WebUI 0.12 reads.
+``headers``, ``tags``, ``prefix``, and ``private``. The keys of OPENAI_API_CONFIGS are those that routers/openai.py of Open WebUI 0.12
+reads.
 """
 
 from __future__ import annotations
@@ -113,17 +114,17 @@ def _provider(fallback: t.Mapping[str, t.Any], own_secret: t.Mapping[str, t.Any]
     url = base_url("open_webui_fallback_url", str(fallback["url"]), "https://api.example.com/v1")
     if not models:
         raise ServingError(
-            "open_webui_fallback_url is set, and open_webui_fallback_models is not. Name the models that people may choose; without it, all "
-            "that the provider has would be shown."
+            "open_webui_fallback_url is set, and open_webui_fallback_models is not. Name the models that people may choose; without it, "
+            "all that the provider has would be shown."
         )
     label = str(fallback.get("label") or "")
     if not _LABEL.fullmatch(label):
         raise ServingError(
-            f'open_webui_fallback_label: "{label}" has to be lower-case letters, digits and "-": it stands before the names of the models, so '
-            "that people see which chats leave the house."
+            f'open_webui_fallback_label: "{label}" has to be lower-case letters, digits and "-": it stands before the names of the models, '
+            "so that people see which chats leave the house."
         )
-    key = {**own_secret, "key": FALLBACK_KEY} if fallback.get("has_key") else None
-    return _connection(url, key, models, {}, label)
+    reference = {**own_secret, "key": FALLBACK_KEY} if fallback.get("has_key") else None
+    return _connection(url, reference, models, {}, label)
 
 
 def _config(connection: t.Mapping[str, t.Any], among_others: bool) -> dict[str, t.Any]:

@@ -28,8 +28,8 @@ def make_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     platform, name, stack = settings["vllm_platform"], settings["vllm_model_name"], settings["vllm_stack_name"]
     if platform == "kubernetes" and _connections.is_loopback(base):
         raise ServingError(
-            f"vllm_endpoint_url: {base} is this machine, which the pod of the page takes for itself. Give a name or an address that is reached "
-            "from the cluster."
+            f"vllm_endpoint_url: {base} is this machine, which the pod of the page takes for itself. Give a name or an address that is "
+            "reached from the cluster."
         )
     ca = os.path.expanduser(settings["vllm_endpoint_ca"] or "")
     if ca and not base.startswith("https:"):
