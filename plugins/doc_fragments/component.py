@@ -51,6 +51,8 @@ options:
         description:
           - Environment variables whose values are secrets, each with the name of one, as V(COMPONENT/KEY).
           - A variable is not set when the secret does not exist. Line breaks at the end of a value are left out.
+          - A list of names becomes their values with semicolons between them, as Open WebUI takes several API keys. One that is empty, or
+            does not exist, leaves its place empty.
         type: dict
         default: {}
       directory:

@@ -43,6 +43,13 @@ options:
     description: Whether the weights are known to be there already.
     type: bool
     default: false
+  endpoint:
+    description: Where others serve, C(summary) and C(refusal) of what asked their endpoint.
+    type: dict
+  idle:
+    description: The model of engines of our own that run beside such an endpoint; empty for none.
+    type: str
+    default: ""
 """
 
 EXAMPLES = r"""
@@ -72,9 +79,11 @@ def plan_report(
     switch: t.Optional[t.Mapping[str, t.Any]] = None,
     applied: t.Optional[t.Mapping[str, t.Mapping[str, t.Any]]] = None,
     weights_there: bool = False,
+    endpoint: t.Optional[t.Mapping[str, t.Any]] = None,
+    idle: str = "",
 ) -> dict[str, t.Any]:
     """Return what an installation would do."""
-    return make_report(plan, gpus or {}, guard or {}, fit or {}, switch or {}, applied or {}, weights_there)
+    return make_report(plan, gpus or {}, guard or {}, fit or {}, switch or {}, applied or {}, weights_there, endpoint, idle)
 
 
 class FilterModule:

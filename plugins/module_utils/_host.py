@@ -33,6 +33,8 @@ LOOPBACK = "127.0.0.1"
 # A port that is taken is replaced by the next free one among so many.
 PORT_RANGE = 100
 LAST_PORT = 65535
+# What of a CPU decides how vLLM computes there, in the kernel's words.
+CPU_FEATURES = frozenset({"avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "bf16"})
 SOCKET = "supervisord.sock"
 # The first systemd that hands secrets to units (LoadCredential).
 LEAST_SYSTEMD = 247
@@ -148,6 +150,42 @@ def check_library(name: str, package: str, find: t.Callable[[str], t.Optional[st
     """Raise ServingError when the shared library *name*, which Debian has in *package*, is not there."""
     if not find(name):
         raise ServingError(f"vLLM for CPUs needs lib{name}, and it is not there. Install it: apt install {package}")
+
+
+class Cpu(t.NamedTuple):
+    """The CPUs that processes of this machine may use, of a container with its quota: physical cores, NUMA nodes, and what they can."""
+
+    cores: int
+    numa_nodes: int
+    features: list[str]
+
+
+def find_cpu(
+    allowed: t.Optional[t.Collection[int]] = None,
+    proc: Path = Path("/proc"),
+    devices: Path = Path("/sys/devices/system"),
+    cgroup: Path = Path("/sys/fs/cgroup"),
+) -> Cpu:
+    """Return what there is for computing. *allowed*: numbers of the CPUs; by default those that this process may run on."""
+    numbers = sorted(os.sched_getaffinity(0) if allowed is None else allowed)
+    cores: set[tuple[str, str]] = set()
+    nodes: set[str] = set()
+    for number in numbers:
+        folder = devices / "cpu" / f"cpu{number}"
+        core = (f"cpu{number}", "")
+        with contextlib.suppress(OSError):
+            core = ((folder / "topology/physical_package_id").read_text().strip(), (folder / "topology/core_id").read_text().strip())
+        cores.add(core)
+        nodes.update(node.name for node in folder.glob("node[0-9]*"))
+    count = len(cores)
+    with contextlib.suppress(OSError, ValueError):
+        quota, period = (int(word) for word in (cgroup / "cpu.max").read_text().split())
+        count = max(1, min(count, quota // period))
+    cpuinfo = ""
+    with contextlib.suppress(OSError):
+        cpuinfo = (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace")
+    flags = re.search(r"^(?:flags|Features)\s*:(.*)$", cpuinfo, re.MULTILINE)
+    return Cpu(count, len(nodes) or 1, sorted(set(flags[1].split()) & CPU_FEATURES) if flags else [])
 
 
 def find_python(wanted: str, least: tuple[int, int], most: tuple[int, int], title: str) -> Python:

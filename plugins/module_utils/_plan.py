@@ -16,7 +16,7 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _on_host, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _cpu, _on_host, _remote, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 
@@ -32,8 +32,6 @@ ROUTED = {"serving.llmops/routed": "true"}
 
 # Which router stands in front where the user says `auto`.
 USUAL_ROUTERS = {"kubernetes": "production-stack", "local": "vllm-router", "systemd": "vllm-router"}
-# Left alone, an engine on CPUs takes nearly all memory for its KV cache (92 %), and wants a C++ compiler.
-CPU_DEFAULTS: _catalog.Row = {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
 
 
 class Place(t.NamedTuple):
@@ -88,6 +86,7 @@ QUANTITY_UNITS.update({unit: 10.0 ** (3 * power) for power, unit in enumerate("M
 # Variables that are true or false, and the words for that in YAML and on a command line.
 SWITCHES = (
     "vllm_api_key_enabled",
+    "vllm_endpoint_tool_calls",
     "vllm_fit_check",
     "vllm_memory_check",
     "vllm_prefetch",
@@ -121,6 +120,8 @@ def make_plan(
     *facts*: what model_info has read of a model that the catalog lacks; keys of the user's own row win over them.
     """
     settings = _checked(settings)
+    if settings["vllm_endpoint_url"]:
+        return _remote.make_plan(settings)
     on_host = settings["vllm_platform"] in _on_host.PLATFORMS
     if on_host:
         _on_host.check(settings, options)
@@ -130,8 +131,11 @@ def make_plan(
     row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name, facts)
     if on_host:
         _on_host.check_row(name, row)
+    cpu_found = (host or {}).get("cpu")
     if settings["vllm_accelerator"] == "cpu":
-        row = {**CPU_DEFAULTS, **row}
+        row = _cpu.settle(settings, name, row, None if on_host else _memory_limit_mib(settings, row), cpu_found)
+    else:
+        _cpu.refuse_elsewhere(settings)
     port_of = _on_host.ports(host, settings)
     place = Place(DATA, "0.0.0.0", ENGINE_PORT)
     if on_host:
@@ -143,15 +147,18 @@ def make_plan(
     prefetch = _prefetch(settings, row, place)
     budget_s = settings["vllm_startup_timeout"] or startup_budget_s(row, prefetch is not None)
     model = prefetch["model_path"] if prefetch else row["model"]
-    kv_cache_dtype = _kv_cache_dtype(settings, name, row, gpus)
+    kv_cache_dtype = _kv_cache_dtype(settings, name, row, gpus, cpu_found)
     args = _engine_args(settings, name, alias, row, kv_cache_dtype, tensor_parallel, model, place)
-    env = _engine_env(settings, row, budget_s, prefetch is not None or model.startswith("/"), place)
+    cpu_limit = None if on_host else quantity_bytes(_sizes(settings, row)["cpu_limit"])
+    cpu_env = _cpu.environment(settings, row, cpu_limit, cpu_found) if settings["vllm_accelerator"] == "cpu" else {}
+    env = _engine_env(settings, row, budget_s, prefetch is not None or model.startswith("/"), place, cpu_env)
     if prefetch:
         prefetch["env"] = _prefetch_env(env, settings["vllm_hf_endpoint"]) if prefetch["hub"] else env
     common = {
         "stack": stack,
         "platform": settings["vllm_platform"],
         "accelerator": settings["vllm_accelerator"],
+        "remote": None,
         "owner": {"instance": stack, "component": "vllm"},
         "model": {
             "name": name,
@@ -312,6 +319,8 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
                 f'{key}: "{settings[key]}" is no Kubernetes name: lower-case letters, digits and "-", at most 40 characters.'
             )
     _choice(settings, "vllm_accelerator", list(GPU_RESOURCES))
+    checked["vllm_cpu_threads"] = _cpu.threads_of(settings["vllm_cpu_threads"], settings["vllm_platform"] == "kubernetes")
+    checked["vllm_cpu_kv_cache_gib"] = _positive("vllm_cpu_kv_cache_gib", settings["vllm_cpu_kv_cache_gib"])
     _choice(settings, "vllm_router_type", ["auto", *_routers.ROUTERS])
     if settings["vllm_router_type"] == "auto":
         checked["vllm_router_type"] = USUAL_ROUTERS[settings["vllm_platform"]]
@@ -341,6 +350,18 @@ def _whole(key: str, value: t.Any, least: int) -> int:
         raise ServingError(f'{key}: "{value}" is not a whole number.') from None
     if number < least:
         raise ServingError(f"{key}: {number} is too small, the least is {least}.")
+    return number
+
+
+def _positive(key: str, value: t.Any) -> t.Optional[float]:
+    if value in (None, ""):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = 0
+    if not 0 < number < math.inf:
+        raise ServingError(f'{key}: "{value}" is not a number above 0.')
     return number
 
 
@@ -442,7 +463,9 @@ def _check_capability(name: str, row: _catalog.Row, gpus: t.Optional[Gpus]) -> N
             )
 
 
-def _kv_cache_dtype(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row, gpus: t.Optional[Gpus]) -> str:
+def _kv_cache_dtype(
+    settings: t.Mapping[str, t.Any], name: str, row: _catalog.Row, gpus: t.Optional[Gpus], cpu: t.Optional[t.Mapping[str, t.Any]]
+) -> str:
     """Return what ``--kv-cache-dtype`` shall be.
 
     A row's own key wins over the default. fp8 by default only where the model and *every* GPU that the engine may land on can.
@@ -454,7 +477,9 @@ def _kv_cache_dtype(settings: t.Mapping[str, t.Any], name: str, row: _catalog.Ro
     if wanted == FP8_IF_SUPPORTED:
         able = settings["vllm_accelerator"] == "nvidia" and row.get("source") != "smoke" and bool(gpus)
         return "fp8" if able and all(_catalog.supports_fp8_kv_cache(row, gpu.get("compute_capability")) for gpu in gpus or []) else "auto"
-    if wanted.startswith("fp8"):
+    if settings["vllm_accelerator"] == "cpu":
+        _cpu.check_kv_cache_dtype(key, wanted, name, row, cpu)
+    elif wanted.startswith("fp8"):
         for gpu in gpus or []:
             found = gpu.get("compute_capability")
             if found and not _catalog.supports_fp8_kv_cache(row, found):
@@ -509,7 +534,9 @@ def _engine_args(
     return args + [str(arg) for arg in row.get("extra_args", [])]
 
 
-def _engine_env(settings: t.Mapping[str, t.Any], row: _catalog.Row, budget_s: int, offline: bool, place: Place) -> dict[str, str]:
+def _engine_env(
+    settings: t.Mapping[str, t.Any], row: _catalog.Row, budget_s: int, offline: bool, place: Place, cpu_env: t.Mapping[str, str]
+) -> dict[str, str]:
     """Return the plain environment; secrets are added by the template, by reference."""
     data = place.data
     env = {
@@ -526,6 +553,7 @@ def _engine_env(settings: t.Mapping[str, t.Any], row: _catalog.Row, budget_s: in
         "VLLM_MAX_N_SEQUENCES": "64",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
+        **cpu_env,
     }
     if offline:
         env["HF_HUB_OFFLINE"] = "1"
@@ -554,10 +582,7 @@ def _engine(
     image = _image(
         "vllm_image", settings["vllm_image"] or ENGINE_IMAGES[accelerator], f"no image is known for vllm_accelerator: {accelerator}"
     )
-    sizes = {
-        key: str(settings[f"vllm_{key}"] or row.get(key) or default)
-        for key, default in (("cpu_request", 8), ("cpu_limit", 16), ("memory_request", "16Gi"), ("memory_limit", MEMORY_LIMIT))
-    }
+    sizes = _sizes(settings, row)
     requests = {"cpu": sizes["cpu_request"], "memory": sizes["memory_request"]}
     limits = {"cpu": sizes["cpu_limit"], "memory": sizes["memory_limit"]}
     if resource:
@@ -597,6 +622,22 @@ def _engine(
         "affinity": _affinity(settings, row),
         "data_path": DATA,
     }
+
+
+def _sizes(settings: t.Mapping[str, t.Any], row: _catalog.Row) -> dict[str, str]:
+    """What a pod of the engine asks of its node, and what it may use: the user's word, else what follows from it, else the row's."""
+    implied = _cpu.pod_cpus(settings) if settings["vllm_accelerator"] == "cpu" else {}
+    sizes = {
+        key: str(settings[f"vllm_{key}"] or implied.get(key) or row.get(key) or default)
+        for key, default in (("cpu_request", 8), ("cpu_limit", 16), ("memory_request", "16Gi"), ("memory_limit", MEMORY_LIMIT))
+    }
+    if implied:
+        _cpu.check_threads(settings, quantity_bytes(sizes["cpu_limit"]))
+    return sizes
+
+
+def _memory_limit_mib(settings: t.Mapping[str, t.Any], row: _catalog.Row) -> int:
+    return int(quantity_bytes(settings["vllm_memory_limit"] or row.get("memory_limit") or MEMORY_LIMIT) / 2**20)
 
 
 def _pod_security(user: int) -> dict[str, t.Any]:
@@ -703,23 +744,22 @@ def _fit(settings: t.Mapping[str, t.Any], row: _catalog.Row, kv_cache_dtype: str
     missing = _catalog.missing_facts(row)
     # a path names a folder of the volume, which can be read only where the volume is this machine's disk
     readable = hub and not (on_kubernetes and row["model"].startswith("/"))
-    memory_limit = settings["vllm_memory_limit"] or row.get("memory_limit") or MEMORY_LIMIT
     return {
         "enforce": settings["vllm_fit_check"],
         "info": {"model": row["model"], "revision": row.get("revision")} if missing and readable and settings["vllm_fit_check"] else None,
         "row": row,
         "gpu_count": max(1, gpu_count),
         "kv_cache_dtype": kv_cache_dtype,
-        "memory_mib": int(quantity_bytes(memory_limit) / 2**20) if on_kubernetes else None,
+        "memory_mib": _memory_limit_mib(settings, row) if on_kubernetes else None,
         "volume_gib": quantity_bytes(settings["vllm_storage_size"]) / 2**30
         if on_kubernetes and hub and not settings["vllm_storage_existing_claim"]
         else None,
     }
 
 
-def quantity_bytes(quantity: t.Any) -> float:
-    """Return a Kubernetes quantity of memory (``32Gi``, ``500M``) in bytes."""
-    text = str(quantity)
+def quantity_bytes(value: t.Any) -> float:
+    """Return a Kubernetes quantity of memory (``32Gi``, ``500M``) in bytes; one of CPUs (``16``, ``500m``) in CPUs."""
+    text = str(value)
     number = text.rstrip("mkKMGTPEi")
     return float(number) * QUANTITY_UNITS[text[len(number) :]]
 

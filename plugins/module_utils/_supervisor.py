@@ -128,13 +128,14 @@ class Layout(t.NamedTuple):
 class Program(t.NamedTuple):
     """A program to keep running. ``secret_environment`` names for a variable a secret, as ``component/KEY``.
 
-    ``writable`` and ``gpu`` say what it may do beside reading; supervisord does not keep anybody from anything.
+    Several of them are joined by semicolons; an empty one among them stands for an empty text. ``writable`` and ``gpu`` say what it may do
+    beside reading; supervisord does not keep anybody from anything.
     """
 
     name: str
     command: t.Sequence[str]
     environment: t.Mapping[str, str] = {}
-    secret_environment: t.Mapping[str, str] = {}
+    secret_environment: t.Mapping[str, tuple[str, ...]] = {}
     directory: str = ""
     before: t.Sequence[str] = ()
     start_seconds: int = 5
@@ -144,6 +145,11 @@ class Program(t.NamedTuple):
     log_backups: int = 3
     writable: t.Sequence[str] = ()
     gpu: bool = False
+
+    @property
+    def references(self) -> list[str]:
+        """All secrets that it is given, as ``component/KEY``."""
+        return [reference for references in self.secret_environment.values() for reference in references if reference]
 
 
 def program_from(options: t.Mapping[str, t.Any]) -> Program:
@@ -158,16 +164,20 @@ def program_from(options: t.Mapping[str, t.Any]) -> Program:
         if value is None or isinstance(value, (dict, list, bool)):
             raise ServingError(f"environment.{variable} of {name} has to be a text, and it is {value!r}. Write it in quotes.")
         environment[str(variable)] = str(value)
-    secret_environment = {str(variable): str(value) for variable, value in (options.get("secret_environment") or {}).items()}
+    secret_environment = {
+        str(variable): tuple(str(each or "") for each in (value if isinstance(value, (list, tuple)) else [value]))
+        for variable, value in (options.get("secret_environment") or {}).items()
+    }
     for variable in [*environment, *secret_environment]:
         if not VARIABLE.fullmatch(variable):
             raise ServingError(f"{variable!r} of the program {name} cannot be the name of an environment variable.")
     twice = sorted(set(environment) & set(secret_environment))
     if twice:
         raise ServingError(f"{twice[0]} of the program {name} is in environment and in secret_environment. Keep one of them.")
-    for variable, reference in secret_environment.items():
-        if not REFERENCE.fullmatch(reference):
-            raise ServingError(f"secret_environment.{variable} of {name} is {reference!r}; it has to be COMPONENT/KEY.")
+    for variable, references in secret_environment.items():
+        for reference in references:
+            if not REFERENCE.fullmatch(reference) and (reference or len(references) == 1):
+                raise ServingError(f"secret_environment.{variable} of {name} is {reference!r}; it has to be COMPONENT/KEY.")
     directory = options.get("directory") or ""
     if any("\0" in text for text in [*options["command"], *(options.get("before") or []), *environment.values(), directory]):
         raise ServingError(f"The command or the environment of the program {name} holds a zero byte, which no process can be given.")
@@ -207,10 +217,13 @@ def script_text(program: Program, layout: Layout, unit: bool = False) -> str:
         f"export {_processes.MARK}={shlex.quote(str(layout.state_dir))}",
     ]
     lines += [f"export {variable}={shlex.quote(value)}" for variable, value in program.environment.items()]
-    for variable, reference in program.secret_environment.items():
-        key = shlex.quote(reference.rpartition("/")[2])
-        path = f'"$CREDENTIALS_DIRECTORY"/{key}' if unit else shlex.quote(str(layout.secret(reference)))
-        lines += [f"if [ -f {path} ]; then", f'  {variable}="$(cat {path})"', f"  export {variable}", "fi"]
+    for variable, references in program.secret_environment.items():
+        paths = [_secret_path(reference, layout, unit) if reference else "" for reference in references]
+        if len(paths) == 1:
+            lines += [f"if [ -f {paths[0]} ]; then", f'  {variable}="$(cat {paths[0]})"', f"  export {variable}", "fi"]
+            continue
+        texts = [f"$([ ! -f {path} ] || cat {path})" if path else "" for path in paths]
+        lines += [f'{variable}="{";".join(texts)}"', f"export {variable}"]
     lines += ['echo "$LLMOPS_SERVING_VERSION" >"$RUNTIME_DIRECTORY/version"'] if unit else []
     # a log holds several starts; whoever looks for the cause of an end looks behind the last of these lines
     lines += [f"echo \"{START_MARK} {program.name}, $(date '+%Y-%m-%d %H:%M:%S')\""]
@@ -219,6 +232,18 @@ def script_text(program: Program, layout: Layout, unit: bool = False) -> str:
         lines += [f"{_command_text(program.before)} || true"]
     lines += [f"exec {_command_text(program.command)}"]
     return "\n".join(lines) + "\n"
+
+
+def _secret_path(reference: str, layout: Layout, unit: bool) -> str:
+    """Return, for a shell, where a program finds a secret: a unit among its credentials, others in its file."""
+    if unit:
+        return f'"$CREDENTIALS_DIRECTORY"/{shlex.quote(credential(reference))}'
+    return shlex.quote(str(layout.secret(reference)))
+
+
+def credential(reference: str) -> str:
+    """Return the name by which a unit knows the secret ``component/KEY``: secrets of two components may have the same key."""
+    return reference.replace("/", ".")
 
 
 def _command_text(command: t.Sequence[str]) -> str:

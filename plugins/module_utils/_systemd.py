@@ -18,7 +18,7 @@ from pathlib import Path
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._keepers import ProcessInfo
 from ansible_collections.llmops.serving.plugins.module_utils._logs import TAIL_BYTES
-from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Layout, Program
+from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Layout, Program, credential
 
 UNITS = Path("/etc/systemd/system")
 RUNTIME = Path("/run")
@@ -123,7 +123,7 @@ def unit_text(unit: Unit, layout: Layout, secrets: t.Iterable[str], version: str
             f"SyslogIdentifier={unit.name}",
             f"Environment={VERSION_VARIABLE}={version}",
             f"RuntimeDirectory={runtime_name(unit.name)}",
-            *(f"LoadCredential={ref.rpartition('/')[2]}:{_escaped(str(layout.secret(ref)))}" for ref in sorted(set(secrets))),
+            *(f"LoadCredential={credential(ref)}:{_escaped(str(layout.secret(ref)))}" for ref in sorted(set(secrets))),
             "Restart=always",
             f"RestartSec={RESTART_S}",
             # the program ends its own processes in order; what is left after that is killed

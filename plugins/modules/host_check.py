@@ -149,6 +149,28 @@ ports:
   returned: always
   type: dict
   sample: {vllm-backend: 8100, vllm-router: 8000}
+cpu:
+  description: What there is for computing.
+  returned: always
+  type: dict
+  sample: {cores: 16, numa_nodes: 1, features: [avx2, avx512_bf16, avx512f]}
+  contains:
+    cores:
+      description: Physical cores that processes here may use; in a container with a quota, at most that many.
+      returned: always
+      type: int
+      sample: 16
+    numa_nodes:
+      description: NUMA nodes that those cores belong to.
+      returned: always
+      type: int
+      sample: 1
+    features:
+      description: What decides how vLLM computes on them, as the kernel calls it.
+      returned: always
+      type: list
+      elements: str
+      sample: [avx2, avx512_bf16, avx512f]
 python:
   description: Path of the interpreter.
   returned: when an interpreter was looked for
@@ -222,6 +244,7 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
         "changed": changed,
         "found": [path for path in params["find"] if os.path.exists(path)],
         "ports": ports,
+        "cpu": _host.find_cpu()._asdict(),
         "disk_mib": missing_mib,
         "disk_free_mib": disk_free_mib,
         "memory_available_mib": available_mib + own_mib,

@@ -207,7 +207,7 @@ class Present(Supervised, Wanted):
             script = _supervisor.script_text(program, layout)
             if self.write_text(layout.script(name), script, 0o700):
                 rewritten.add(name)
-            versions = self.secret_versions(program.secret_environment.values())
+            versions = self.secret_versions(program.references)
             sections.append(_supervisor.program_section(program, layout, _supervisor.digest(script, versions)))
         conf = _supervisor.component_conf(sections)
         self.write_text(layout.component_conf(self.name), conf, 0o600)

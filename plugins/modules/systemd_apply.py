@@ -222,7 +222,7 @@ class Present(Units, Wanted):
         for name, unit in self.units.items():
             script = _supervisor.script_text(unit.program, self.layout, unit=True)
             self.write_text(self.layout.script(name), script, self.SCRIPT_MODE)
-            references = list(unit.program.secret_environment.values())
+            references = unit.program.references
             found = [ref for ref in references if ref in self.pending or self.layout.secret(ref).exists()]
             plain = _systemd.unit_text(unit, self.layout, found)
             versions[name] = _supervisor.digest(script + plain, self.secret_versions(references))

@@ -31,7 +31,15 @@ _PLACES = re.compile(r"^(spec\.)?(template\.)?((spec|metadata)\.)?((initContaine
 
 
 def make_report(
-    plan: Result, gpus: Result, guard: Result, fit: Result, switch: Result, applied: t.Mapping[str, Result], weights_there: bool
+    plan: Result,
+    gpus: Result,
+    guard: Result,
+    fit: Result,
+    switch: Result,
+    applied: t.Mapping[str, Result],
+    weights_there: bool,
+    endpoint: t.Optional[Result] = None,
+    idle: str = "",
 ) -> Report:
     """Return the report.
 
@@ -39,7 +47,10 @@ def make_report(
     empty where they were not run.
     *applied*: results of kubernetes_apply or supervisor_apply by component, and of python_environment under ``installed`` and
     ``page_installed``. *weights_there*: whether the weights are known to be on this machine.
+    *endpoint*, where others serve: ``summary`` and ``refusal`` of what asked it. *idle*: the model of engines of ours that run beside it.
     """
+    if plan.get("remote"):
+        return _remote_report(plan, applied, endpoint or {}, idle)
     found = [change for name in ("vllm", "open-webui") for change in _changes(applied.get(name) or {})]
     changes = list({change["object"]: change for change in found}.values())  # both know the namespace
     engine = next((change for change in changes if change["name"] == _engine_name(plan)), None)
@@ -77,13 +88,49 @@ def make_report(
     }
 
 
+def _remote_report(plan: Result, applied: t.Mapping[str, Result], endpoint: Result, idle: str) -> Report:
+    """Return the report where others serve: the same keys, of which most have nothing to tell."""
+    changes = _changes(applied.get("open-webui") or {})
+    model = plan["model"]
+    return {
+        "platform": plan["platform"],
+        "stack": plan["stack"],
+        "model": {"name": model["name"], "source": model["source"], "running": model["name"], "license": model["license"]},
+        "endpoint": {
+            "url": plan["endpoint"]["url"],
+            "summary": endpoint.get("summary", "").removeprefix("smoke at "),
+            "idle": idle or None,
+        },
+        "gpus": {"per_engine": 0, "replicas": 0, "candidates": []},
+        "fit": {},
+        "download_gib": 0.0,
+        "install_mib": _install_mib(applied),
+        "changes": [{key: value for key, value in change.items() if key != "name"} for change in changes],
+        "restarts": [change["object"] for change in changes if change["restarts"]],
+        "switch": None,
+        "gap": None,
+        "unused_weights": [],
+        "stops": [],
+        "deletes": [change["object"] for change in changes if change["action"] in ("deleted", "removed")],
+        "warnings": _left_alone(applied),
+        "refusals": [endpoint["refusal"]] if endpoint.get("refusal") else [],
+        "changed": any(result.get("changed") for result in applied.values()),
+    }
+
+
 def lines(report: Report) -> list[str]:
     """Return *report* as a short text: a label, and what belongs to it, on each line; at last what to do, unless it would be refused."""
     model, fit = report["model"], report["fit"]
     rows: list[tuple[str, str]] = []
     now = "not running yet" if model["running"] is None else "runs already" if model["running"] == model["name"] else None
-    rows.append(("Model", f"{model['name']} ({now or 'now: ' + model['running']})"))
-    rows.append(("GPUs", _gpu_words(report)))
+    endpoint = report.get("endpoint")
+    if endpoint:
+        rows.append(("Model", f"{model['name']}, which others serve"))
+        rows.append(("Endpoint", endpoint["summary"] or endpoint["url"]))
+        rows += [("Idle", f"{endpoint['idle']} of ours still runs here, and nothing would use it")] if endpoint["idle"] else []
+    else:
+        rows.append(("Model", f"{model['name']} ({now or 'now: ' + model['running']})"))
+        rows.append(("GPUs", _gpu_words(report)))
     if fit.get("memory_gib"):
         rows += [("Memory", text) for text in _memory_words(fit)]
         rows.append(("Room", _room_words(fit)))

@@ -104,6 +104,50 @@ def test_the_run_is_the_topmost_ansible(tmp_path: Path, processes: dict[int, tup
     assert _host.run_process(tmp_path, 50) == run
 
 
+# --- what there is for computing ----------------------------------------------------------------------------------------------------
+
+
+def machine_of(folder: Path, cpus: dict[int, tuple[int, int, int]], flags: str = "fpu avx2 avx512f") -> dict[str, t.Any]:
+    """Make the files of a kernel that tells of *cpus* by number: socket, core, NUMA node."""
+    for number, (socket_id, core, node) in cpus.items():
+        cpu = folder / f"devices/cpu/cpu{number}"
+        (cpu / "topology").mkdir(parents=True)
+        (cpu / "topology/physical_package_id").write_text(f"{socket_id}\n")
+        (cpu / "topology/core_id").write_text(f"{core}\n")
+        (cpu / f"node{node}").mkdir()
+    (folder / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n")
+    (folder / "cgroup").mkdir()
+    return {"allowed": list(cpus), "proc": folder, "devices": folder / "devices", "cgroup": folder / "cgroup"}
+
+
+def test_threads_of_one_core_count_once(tmp_path: Path) -> None:
+    found = _host.find_cpu(**machine_of(tmp_path, {0: (0, 0, 0), 1: (0, 1, 0), 2: (0, 0, 0), 3: (0, 1, 0)}))
+    assert found == (2, 1, ["avx2", "avx512f"])
+
+
+def test_sockets_have_cores_of_the_same_number(tmp_path: Path) -> None:
+    paths = machine_of(tmp_path, {0: (0, 0, 0), 1: (1, 0, 1)}, "avx512_bf16 amx_tile sse")
+    assert _host.find_cpu(**paths) == (2, 2, ["amx_tile", "avx512_bf16"])
+    assert _host.find_cpu(**{**paths, "allowed": [1]})[:2] == (1, 1)
+
+
+@pytest.mark.parametrize(("quota", "cores"), [("250000 100000", 2), ("50000 100000", 1), ("max 100000", 4), ("900000 100000", 4)])
+def test_a_containers_quota_of_cpus_counts(tmp_path: Path, quota: str, cores: int) -> None:
+    paths = machine_of(tmp_path, {number: (0, number, 0) for number in range(4)})
+    (paths["cgroup"] / "cpu.max").write_text(f"{quota}\n")
+    assert _host.find_cpu(**paths).cores == cores
+
+
+def test_a_kernel_that_tells_nothing_of_cores(tmp_path: Path) -> None:
+    assert _host.find_cpu([0, 1], tmp_path, tmp_path, tmp_path) == (2, 1, [])
+
+
+def test_the_cpu_of_this_machine() -> None:
+    found = _host.find_cpu()
+    assert 1 <= found.cores <= (os.cpu_count() or 1)
+    assert set(found.features) <= _host.CPU_FEATURES
+
+
 # --- what the machine is ------------------------------------------------------------------------------------------------------------
 
 CPUINFO = "processor\t: 0\nmodel name\t: Old CPU @ 2GHz\nflags\t\t: fpu sse4_2 avx {}\nbugs\t\t:\n"

@@ -68,7 +68,7 @@ def test_script() -> None:
         "vllm-router",
         ["/opt/bin/router", "serve", "--port", "8000", "--greeting", "it's me"],
         {"HF_HOME": "/data/hugging face"},
-        {"VLLM_API_KEY": "vllm/VLLM_API_KEY"},
+        {"VLLM_API_KEY": ("vllm/VLLM_API_KEY",)},
         "/data",
     )
     assert _supervisor.script_text(program, CHAT) == SCRIPT
@@ -141,6 +141,8 @@ def test_the_environment_of_supervisord_is_small() -> None:
         ({"secret_environment": {"A;": "vllm/KEY"}}, "'A;' of the program vllm-router cannot be the name"),
         ({"secret_environment": {"A": "../KEY"}}, r"secret_environment.A of vllm-router is '../KEY'; it has to be COMPONENT/KEY"),
         ({"secret_environment": {"A": "vllm/../../KEY"}}, "it has to be COMPONENT/KEY"),
+        ({"secret_environment": {"A": ["vllm/KEY", "/etc/passwd"]}}, "it has to be COMPONENT/KEY"),
+        ({"secret_environment": {"A": ""}}, "it has to be COMPONENT/KEY"),
         ({"environment": {"A": "x"}, "secret_environment": {"A": "vllm/A"}}, "A of the program vllm-router is in environment and in"),
         ({"environment": {"A": "x\0y"}}, "holds a zero byte"),
         ({"stop_seconds": 0}, "stop_seconds of the program vllm-router is 0; it has to be 1 or more"),
@@ -150,6 +152,25 @@ def test_the_environment_of_supervisord_is_small() -> None:
 def test_options_of_a_program_that_cannot_be(wrong: dict[str, t.Any], message: str) -> None:
     with pytest.raises(ServingError, match=message):
         _supervisor.program_from(options(**wrong))
+
+
+@pytest.mark.parametrize(
+    ("references", "text"),
+    [
+        (["vllm/KEY", "page/KEY"], "one;two words"),
+        (["", "page/KEY"], ";two words"),
+        (["vllm/KEY", "page/NONE", None], "one;;"),
+    ],
+)
+def test_several_secrets_make_one_variable(tmp_path: Path, references: list[t.Optional[str]], text: str) -> None:
+    for name, value in (("vllm", "one\n"), ("page", "two words")):
+        (tmp_path / "it's a state/secrets" / name).mkdir(parents=True)
+        (tmp_path / "it's a state/secrets" / name / "KEY").write_text(value)
+    program = _supervisor.program_from(options(command=["/bin/sh", "-c", 'printf %s "$KEYS"'], secret_environment={"KEYS": references}))
+    script = tmp_path / "run"
+    script.write_text(_supervisor.script_text(program, Layout(tmp_path / "it's a state")))
+    done = subprocess.run(["/bin/sh", str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1:] == [text]
 
 
 def test_options_that_are_left_out_have_the_defaults_of_the_module() -> None:

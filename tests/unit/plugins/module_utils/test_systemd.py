@@ -57,9 +57,9 @@ def test_a_unit_starts_its_script_as_its_user_after_what_it_needs() -> None:
 
 def test_secrets_are_handed_over_by_name_and_never_by_value() -> None:
     text = _systemd.unit_text(unit(secret_environment={"VLLM_API_KEY": "vllm/VLLM_API_KEY"}), LAYOUT, ["vllm/VLLM_API_KEY"])
-    assert settings(text)["LoadCredential"] == ["VLLM_API_KEY:/opt/llmops-serving/chat/secrets/vllm/VLLM_API_KEY"]
+    assert settings(text)["LoadCredential"] == ["vllm.VLLM_API_KEY:/opt/llmops-serving/chat/secrets/vllm/VLLM_API_KEY"]
     script = _supervisor.script_text(unit(secret_environment={"KEY": "vllm/VLLM_API_KEY"}).program, LAYOUT, unit=True)
-    assert 'KEY="$(cat "$CREDENTIALS_DIRECTORY"/VLLM_API_KEY)"' in script
+    assert 'KEY="$(cat "$CREDENTIALS_DIRECTORY"/vllm.VLLM_API_KEY)"' in script
     assert "/secrets/" not in script
 
 
