@@ -11,10 +11,12 @@ The lock holds references as the inventory writes them, so it stays true when ``
 
 from __future__ import annotations
 
+import os
 import re
 import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+from ansible_collections.llmops.serving.plugins.module_utils._text import aligned
 
 DOCKER_HUB = "docker.io"
 LOCK_NAME = "images.lock.yml"
@@ -120,7 +122,7 @@ def choose(variable: str, image: str, lock: t.Optional[Lock] = None, registry: s
     """
     reference = check(variable, image)
     digest, note = reference.digest, ""
-    if lock and not digest:
+    if lock and lock["images"] and not digest:
         pins = {parse(pinned): pin for pinned, pin in lock["images"].items()}
         others = [pin.tag for pin in pins if pin.name == reference.name and not pin.digest]
         if reference in pins:
@@ -143,10 +145,13 @@ def choose(variable: str, image: str, lock: t.Optional[Lock] = None, registry: s
     }
 
 
+def lock_path(given: str, beside: str) -> str:
+    """Return where the lock is: at *given*, seen from the folder *beside*, or there under its usual name."""
+    return os.path.normpath(os.path.join(os.path.abspath(beside or "."), os.path.expanduser(given or LOCK_NAME)))
+
+
 def checked_lock(document: t.Any, path: str) -> Entry:
-    """Return the lock that the file at *path* holds, {} for an empty one. Raises ServingError."""
-    if document is None:
-        return {}
+    """Return the lock that the file at *path* holds: ``path``, and ``images`` by reference. Raises ServingError."""
     images = document.get("images") if isinstance(document, t.Mapping) else None
     if not isinstance(images, t.Mapping):
         raise ServingError(f"{path} is no lock file of images. Remove it, and make pin-images makes one.")
@@ -154,7 +159,7 @@ def checked_lock(document: t.Any, path: str) -> Entry:
         parse(str(image))
         if not isinstance(pin, t.Mapping) or not _DIGEST.fullmatch(str(pin.get("digest"))):
             raise ServingError(
-                f"{path}: {image} has no digest (sha256: and 64 hexadecimal digits). Remove its lines; make pin-images adds it."
+                f"{path}: {image} has no digest (sha256: and 64 hexadecimal digits). Remove its lines, and make pin-images adds them."
             )
     return {"path": path, "images": {str(image): dict(pin) for image, pin in images.items()}}
 
@@ -169,7 +174,8 @@ def next_lock(found: t.Sequence[t.Mapping[str, t.Any]], lock: t.Optional[Lock], 
 
     *found*: results of image_digest, each with ``written``. *when*: the time, for what is new. *keep*: a pin is not changed, also where its
     tag names another image now. ``images``: the pins. ``rows``: a dict for each image: ``image``, ``state``, ``old``, ``new``,
-    ``size_bytes``. ``moved``: images whose tag names another one than the pin says.
+    ``size_bytes``; ``lines``: they as a table. ``moved``: images whose tag names another one than the pin says. ``differs``: whether
+    anything does. ``tries``: whether anything would run that does not run by *lock*.
     """
     before: t.Mapping[str, t.Any] = (lock or {}).get("images") or {}
     pins = {parse(image): pin for image, pin in before.items()}
@@ -191,7 +197,28 @@ def next_lock(found: t.Sequence[t.Mapping[str, t.Any]], lock: t.Optional[Lock], 
     for image, pin in before.items():
         if parse(image) not in {parse(kept) for kept in images} and parse(image).name not in asked:
             rows.append(_row(image, DROPPED, pin["digest"], {**pin, "digest": None}))
-    return {"images": images, "rows": rows, "moved": [row["image"] for row in rows if row["state"] == MOVED]}
+    return _told(images, rows)
+
+
+def _told(images: t.Mapping[str, t.Any], rows: list[dict[str, t.Any]]) -> dict[str, t.Any]:
+    by_state = {state: [row["image"] for row in rows if row["state"] == state] for state in (MOVED, RETAGGED, NEW, DROPPED)}
+    return {
+        "images": dict(images),
+        "rows": rows,
+        "lines": lock_lines(rows),
+        "moved": by_state[MOVED],
+        "differs": any(by_state.values()),
+        "tries": bool(by_state[MOVED] or by_state[RETAGGED] or by_state[NEW]),
+    }
+
+
+def lock_lines(rows: t.Sequence[t.Mapping[str, t.Any]]) -> list[str]:
+    """Return *rows* as a table for people."""
+    if not rows:
+        return []
+    head = ("image", "pinned", "now", "size", "")
+    cells = [(row["image"], short(row["old"]), short(row["new"]), size_words(row["size_bytes"]), row["state"]) for row in rows]
+    return aligned([head, *cells], left=(0, 1, 2, 4))
 
 
 def back_to(lock: Lock, previous: Lock) -> dict[str, t.Any]:
@@ -200,8 +227,7 @@ def back_to(lock: Lock, previous: Lock) -> dict[str, t.Any]:
         {"manifest_digest": None, "platform": None, "size_bytes": None, "registry": None, **pin, "written": image}
         for image, pin in previous["images"].items()
     ]
-    rows = next_lock(found, lock, "")["rows"]
-    return {"images": dict(previous["images"]), "rows": rows, "moved": [row["image"] for row in rows if row["state"] == MOVED]}
+    return _told(previous["images"], next_lock(found, lock, "")["rows"])
 
 
 def _row(image: str, state: str, old: t.Optional[str], pin: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -213,7 +239,7 @@ def moved_notes(found: t.Sequence[t.Mapping[str, t.Any]], lock: t.Optional[Lock]
     notes = []
     for result in found:
         image = str(result["written"])
-        if result.get("failed"):
+        if not result.get("digest"):
             notes.append(f"{image}: whether its tag has moved is not known. {result.get('msg')}")
             continue
         row = next_lock([result], lock, "")["rows"][0]
