@@ -9,7 +9,7 @@ COMPARED = $(if $(COMPARE),-e '{"results_compare_with": "$(COMPARE)"}')
 PYTEST = .venv/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark prune-models uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
+.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark prune-models pin-images update-images rollback-images mirror-list uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,18 @@ benchmark: .venv/ready $(INVENTORY) ## measure how fast the deployment serves un
 
 prune-models: .venv/ready $(INVENTORY) ## remove weights that nothing serves from; make plan lists them
 	@$(PLAYBOOK) playbooks/prune.yml
+
+pin-images: .venv/ready $(INVENTORY) ## write which digests the images' tags name into images.lock.yml; pins that there are stay
+	@$(PLAYBOOK) playbooks/pin_images.yml
+
+update-images: .venv/ready $(INVENTORY) ## show which tags have moved, try the new images, and pin them when they serve
+	@$(PLAYBOOK) playbooks/update_images.yml
+
+rollback-images: .venv/ready $(INVENTORY) ## go back to the images before the last update, the same way
+	@$(PLAYBOOK) playbooks/update_images.yml -e images_back=true
+
+mirror-list: .venv/ready $(INVENTORY) ## list images and weights with sizes, and what copies them; OUTPUT=json for machines
+	@scripts/plan --playbook playbooks/mirror_list.yml --output $(OUTPUT) -i $(INVENTORY) $(ANSIBLE_ARGS)
 
 uninstall-chat: .venv/ready $(INVENTORY) ## remove the chat; keeps chats, weights and secrets unless ANSIBLE_ARGS="-e purge=true"
 	@$(PLAYBOOK) playbooks/uninstall.yml

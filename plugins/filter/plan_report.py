@@ -43,6 +43,12 @@ options:
     description: Whether the weights are known to be there already.
     type: bool
     default: false
+  notes:
+    description: What else a person should know, as of images that are not pinned.
+    type: list
+    elements: str
+    default: []
+    version_added: "0.3.0"
 """
 
 EXAMPLES = r"""
@@ -72,9 +78,10 @@ def plan_report(
     switch: t.Optional[t.Mapping[str, t.Any]] = None,
     applied: t.Optional[t.Mapping[str, t.Mapping[str, t.Any]]] = None,
     weights_there: bool = False,
+    notes: t.Sequence[str] = (),
 ) -> dict[str, t.Any]:
     """Return what an installation would do."""
-    return make_report(plan, gpus or {}, guard or {}, fit or {}, switch or {}, applied or {}, weights_there)
+    return make_report(plan, gpus or {}, guard or {}, fit or {}, switch or {}, applied or {}, weights_there, notes)
 
 
 class FilterModule:

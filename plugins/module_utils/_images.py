@@ -174,8 +174,7 @@ def next_lock(found: t.Sequence[t.Mapping[str, t.Any]], lock: t.Optional[Lock], 
 
     *found*: results of image_digest, each with ``written``. *when*: the time, for what is new. *keep*: a pin is not changed, also where its
     tag names another image now. ``images``: the pins. ``rows``: a dict for each image: ``image``, ``state``, ``old``, ``new``,
-    ``size_bytes``; ``lines``: they as a table. ``moved``: images whose tag names another one than the pin says. ``differs``: whether
-    anything does. ``tries``: whether anything would run that does not run by *lock*.
+    ``size_bytes``; ``lines``: they as a table. ``notes``: what is to be said of tags that have moved. ``differs``: whether anything does.
     """
     before: t.Mapping[str, t.Any] = (lock or {}).get("images") or {}
     pins = {parse(image): pin for image, pin in before.items()}
@@ -201,14 +200,18 @@ def next_lock(found: t.Sequence[t.Mapping[str, t.Any]], lock: t.Optional[Lock], 
 
 
 def _told(images: t.Mapping[str, t.Any], rows: list[dict[str, t.Any]]) -> dict[str, t.Any]:
+    notes = [
+        f"{row['image']} names another image now ({short(row['old'])} -> {short(row['new'])}). The pin holds; make update-images tries it."
+        for row in rows
+        if row["state"] == MOVED
+    ]
     by_state = {state: [row["image"] for row in rows if row["state"] == state] for state in (MOVED, RETAGGED, NEW, DROPPED)}
     return {
         "images": dict(images),
         "rows": rows,
         "lines": lock_lines(rows),
-        "moved": by_state[MOVED],
+        "notes": notes,
         "differs": any(by_state.values()),
-        "tries": bool(by_state[MOVED] or by_state[RETAGGED] or by_state[NEW]),
     }
 
 
@@ -236,18 +239,9 @@ def _row(image: str, state: str, old: t.Optional[str], pin: t.Mapping[str, t.Any
 
 def moved_notes(found: t.Sequence[t.Mapping[str, t.Any]], lock: t.Optional[Lock]) -> list[str]:
     """Return a line for each of the images that were *found* whose tag names another image than *lock* has pinned, or was not seen."""
-    notes = []
-    for result in found:
-        image = str(result["written"])
-        if not result.get("digest"):
-            notes.append(f"{image}: whether its tag has moved is not known. {result.get('msg')}")
-            continue
-        row = next_lock([result], lock, "")["rows"][0]
-        if row["state"] == MOVED:
-            notes.append(
-                f"{image} names another image now ({short(row['old'])} -> {short(row['new'])}). The pin holds; make update-images tries it."
-            )
-    return notes
+    failed = [result for result in found if not result.get("digest")]
+    unseen = [f"{result['written']}: whether its tag has moved is not known. {result.get('msg')}" for result in failed]
+    return unseen + list(next_lock([result for result in found if result.get("digest")], lock, "")["notes"])
 
 
 def short(digest: t.Optional[str]) -> str:

@@ -31,14 +31,21 @@ _PLACES = re.compile(r"^(spec\.)?(template\.)?((spec|metadata)\.)?((initContaine
 
 
 def make_report(
-    plan: Result, gpus: Result, guard: Result, fit: Result, switch: Result, applied: t.Mapping[str, Result], weights_there: bool
+    plan: Result,
+    gpus: Result,
+    guard: Result,
+    fit: Result,
+    switch: Result,
+    applied: t.Mapping[str, Result],
+    weights_there: bool,
+    notes: t.Sequence[str] = (),
 ) -> Report:
     """Return the report.
 
     *plan*: the serving plan. *gpus*, *guard*, *fit*, *switch*: results of gpu_memory_check, gpu_runtime_guard, model_fit and switch_plan;
     empty where they were not run.
     *applied*: results of kubernetes_apply or supervisor_apply by component, and of python_environment under ``installed`` and
-    ``page_installed``. *weights_there*: whether the weights are known to be on this machine.
+    ``page_installed``. *weights_there*: whether the weights are known to be on this machine. *notes*: further warnings.
     """
     found = [change for name in ("vllm", "open-webui") for change in _changes(applied.get(name) or {})]
     changes = list({change["object"]: change for change in found}.values())  # both know the namespace
@@ -71,7 +78,7 @@ def make_report(
         "unused_weights": _unused_weights(plan, switch),
         "stops": list(guard.get("stopped", [])),
         "deletes": [change["object"] for change in changes if change["action"] in ("deleted", "removed")],
-        "warnings": [*fit.get("notes", []), *_left_alone(applied)],
+        "warnings": [*fit.get("notes", []), *_left_alone(applied), *notes],
         "refusals": refusals,
         "changed": any(result.get("changed") for result in [guard, *applied.values()]),
     }

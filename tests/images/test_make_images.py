@@ -1,0 +1,272 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""make pin-images, update-images, rollback-images and plan against a real registry.
+
+The cluster is a file: the roles are the real ones up to what they would apply, which is written down, or refused as a bad image would be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.llmops.serving.tests.images.registries import PASSWORD, USER, Registry
+from ansible_collections.llmops.serving.tests.playbooks.playing import ROOT, Played, play
+
+PLATFORM = {
+    "vllm/tasks/platform/kubernetes/preflight.yml": [],
+    "vllm/tasks/platform/kubernetes/switch.yml": [
+        {"ansible.builtin.set_fact": {"vllm_switch": {"last_good": {"model": "smoke", "digest": "1"}, "digest": "2", "weights": {}}}}
+    ],
+    "vllm/tasks/platform/kubernetes/apply.yml": [
+        {
+            "ansible.builtin.copy": {"content": "{{ vllm_manifests | to_json }}", "dest": "{{ cluster }}/vllm.json", "mode": "0600"},
+            "register": "__vllm_applied",
+        }
+    ],
+    "vllm/tasks/platform/kubernetes/wait.yml": [{"ansible.builtin.set_fact": {"vllm_endpoint": "{{ vllm_plan.endpoint }}"}}],
+    "vllm/tasks/platform/kubernetes/commit.yml": [
+        {
+            "ansible.builtin.assert": {
+                "that": "vllm_plan.engine.image is not search(bad | default('nothing'))",
+                "fail_msg": "The model calls no tools.",
+            }
+        }
+    ],
+    "vllm/tasks/platform/kubernetes/rollback.yml": [
+        {"ansible.builtin.copy": {"content": "rolled back", "dest": "{{ cluster }}/vllm.json", "mode": "0600"}},
+        {"ansible.builtin.set_fact": {"__vllm_reapplied": {"changed": True}}},
+    ],
+    "open_webui/tasks/platform/kubernetes/apply.yml": [
+        {
+            "ansible.builtin.assert": {
+                "that": "__open_webui_image.image is not search(bad_page | default('nothing'))",
+                "fail_msg": "The page does not start.",
+            }
+        },
+        {
+            "ansible.builtin.copy": {"content": "{{ open_webui_manifests | to_json }}", "dest": "{{ cluster }}/page.json", "mode": "0600"},
+            "register": "__open_webui_applied",
+        },
+        {"ansible.builtin.set_fact": {"open_webui_access": {}}},
+    ],
+}
+
+
+class Site:
+    """An inventory of images in a registry, and a cluster that is a file."""
+
+    def __init__(self, folder: Path, registry: Registry) -> None:
+        self.folder = folder
+        self.registry = registry
+        self.lock_path = folder / "images.lock.yml"
+        self.cluster = folder / "cluster"
+        self.cluster.mkdir()
+        self.collections = folder / "collections"
+        self._make_collection()
+        self.made = {name: self.push(name) for name in ("vllm", "router", "page")}
+        self.write()
+
+    def push(self, name: str, tag: str = "v1", salt: str = "") -> str:
+        """Put an image there, or let its tag name another one. Returns the digest."""
+        return str(self.registry.push_index(f"chat/{name}", tag, "linux/amd64", "linux/arm64", salt=salt or name)["digest"])
+
+    def image(self, name: str, tag: str = "v1") -> str:
+        return f"{self.registry.host}/chat/{name}:{tag}"
+
+    def write(self, **variables: t.Any) -> None:
+        """Write the inventory."""
+        given = {
+            "vllm_image": self.image("vllm"),
+            "vllm_router_image": self.image("router"),
+            "open_webui_image": self.image("page"),
+            "vllm_model_name": "smoke",
+            "vllm_accelerator": "cpu",
+            "llm_registry_username": USER,
+            "llm_registry_password": PASSWORD,
+            "llm_registry_ca_path": str(self.registry.authority.ca_path) if self.registry.authority else "",
+            "cluster": str(self.cluster),
+        }
+        host = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
+        inventory = {"all": {"hosts": {"localhost": host}, "vars": {**given, **variables}}}
+        (self.folder / "inventory.yaml").write_text(yaml.safe_dump(inventory))
+
+    def _make_collection(self) -> None:
+        """Make a collection of links to this checkout, where only what the platform does is another thing."""
+        collection = self.collections / "ansible_collections/llmops/serving"
+        self._link(ROOT, collection, {Path("roles") / path for path in PLATFORM})
+        for path, tasks in PLATFORM.items():
+            named = [{"name": f"Stand-in {number}", **task} for number, task in enumerate(tasks)]
+            (collection / "roles" / path).write_text(json.dumps(named))
+
+    def _link(self, source: Path, target: Path, others: set[Path]) -> None:
+        target.mkdir(parents=True)
+        for path in source.iterdir():
+            below = {Path(*other.parts[1:]) for other in others if other.parts[0] == path.name}
+            if path.name.startswith(".") or Path() in below:
+                continue
+            if below:
+                self._link(path, target / path.name, below)
+            else:
+                (target / path.name).symlink_to(path)
+
+    def play(self, playbook: str, *arguments: str, **variables: t.Any) -> Played:
+        environ = {"ANSIBLE_COLLECTIONS_PATH": str(self.collections), "ANSIBLE_NOCOLOR": "1"}
+        kubeconfig = {"KUBECONFIG": ""} if os.environ.get("KUBECONFIG") else {}
+        played = play(playbook, *arguments, inventory=str(self.folder / "inventory.yaml"), environ={**environ, **kubeconfig}, **variables)
+        assert PASSWORD not in played.output
+        assert "Traceback" not in played.output
+        return played
+
+    @property
+    def lock(self) -> dict[str, t.Any]:
+        """The digests of the lock file by image."""
+        return {image: pin["digest"] for image, pin in yaml.safe_load(self.lock_path.read_text())["images"].items()}
+
+    def running(self, name: str = "vllm") -> set[str]:
+        """The images of what was applied."""
+        manifests = json.loads((self.cluster / f"{name}.json").read_text())
+        pods = [manifest["spec"]["template"]["spec"] for manifest in manifests if manifest["kind"] == "Deployment"]
+        return {container["image"] for pod in pods for container in pod["containers"]}
+
+
+@pytest.fixture
+def site(tmp_path: Path, registry: Registry) -> Site:
+    return Site(tmp_path, registry)
+
+
+def test_images_are_pinned_and_run_by_digest(site: Site) -> None:
+    done = site.play("pin_images.yml", "--check")
+    assert done.code == 0, done.output
+    assert done.words[-1].startswith(f"Would be written: {site.lock_path}")
+    assert not site.lock_path.exists()
+
+    done = site.play("pin_images.yml")
+    assert done.code == 0, done.output
+    assert done.words[0].split() == ["image", "pinned", "now", "size"]
+    assert done.words[1].split()[:3] == [site.image("vllm"), "-", site.made["vllm"][:19]]
+    assert done.words[-1] == f"Written: {site.lock_path}; make install-chat runs these digests."
+    assert site.lock == {site.image(name): digest for name, digest in site.made.items()}
+    pin = yaml.safe_load(site.lock_path.read_text())["images"][site.image("vllm")]
+    assert sorted(pin) == ["digest", "manifest_digest", "pinned", "platform", "registry", "size_bytes"]
+    assert (pin["platform"], pin["registry"]) == ("linux/amd64", site.registry.host)
+
+    text = site.lock_path.read_text()
+    done = site.play("pin_images.yml")
+    assert "changed=0" in done.output
+    assert done.words[-1] == f"Nothing was changed: {site.lock_path} has them all."
+    assert site.lock_path.read_text() == text
+
+    done = site.play("chat.yml")
+    assert done.code == 0, done.output
+    assert site.running() == {f"{site.image(name)}@{site.made[name]}" for name in ("vllm", "router")}
+    assert site.running("page") == {f"{site.image('page')}@{site.made['page']}"}
+
+
+def test_a_tag_that_has_moved_is_told_and_taken_when_it_serves(site: Site) -> None:
+    site.play("pin_images.yml")
+    before = site.lock_path.read_text()
+    moved = site.push("vllm", salt="another")
+    change = f"{site.made['vllm'][:19]} -> {moved[:19]}"
+    words = f"{site.image('vllm')} names another image now ({change}). The pin holds; make update-images tries it."
+    for playbook, arguments in (("pin_images.yml", ()), ("update_images.yml", ("--check",))):
+        done = site.play(playbook, *arguments)
+        assert done.code == 0, done.output
+        assert done.words[1].split() == [site.image("vllm"), site.made["vllm"][:19], moved[:19], *done.words[1].split()[3:5], "moved"]
+        assert site.lock_path.read_text() == before
+        assert (words in done.words) == (playbook == "pin_images.yml")
+    assert done.words[-1] == "Nothing was changed (check mode)."
+    site.play("chat.yml")
+    assert f"{site.image('vllm')}@{site.made['vllm']}" in site.running()
+
+    done = site.play("update_images.yml")
+    assert done.code == 0, done.output
+    assert "make rollback-images goes back to them." in done.words[-1]
+    assert site.lock[site.image("vllm")] == moved
+    assert f"{site.image('vllm')}@{moved}" in site.running()
+    assert (site.folder / "images.lock.previous.yml").read_text() == before
+    assert not (site.folder / "images.lock.candidate.yml").exists()
+
+    done = site.play("update_images.yml")
+    assert done.words[-1] == f"Nothing is to be done: every image is as {site.lock_path} pins it."
+    assert "changed=0" in done.output
+
+    done = site.play("update_images.yml", images_back=True)
+    assert done.code == 0, done.output
+    assert site.lock[site.image("vllm")] == site.made["vllm"]
+    assert f"{site.image('vllm')}@{site.made['vllm']}" in site.running()
+    site.play("update_images.yml", images_back=True)
+    assert site.lock[site.image("vllm")] == moved
+
+
+@pytest.mark.parametrize(("name", "fault"), [("vllm", "bad"), ("page", "bad_page")])
+def test_a_candidate_that_does_not_serve_is_not_taken(site: Site, name: str, fault: str) -> None:
+    site.play("pin_images.yml")
+    before = site.lock_path.read_text()
+    moved = [site.push(other, salt="another") for other in ("vllm", "page")]
+    done = site.play("update_images.yml", **{fault: moved[0] if name == "vllm" else moved[1]})
+    assert done.code != 0
+    cause = "The model calls no tools." if name == "vllm" else "The page does not start."
+    assert any(line.startswith(f"Failed: {cause}") for line in done.words), done.output[-6000:]
+    assert done.words[-1] == f"{site.lock_path} stays as it was, and the images that it names serve."
+    assert site.lock_path.read_text() == before
+    assert site.running() == {f"{site.image(other)}@{site.made[other]}" for other in ("vllm", "router")}
+    assert site.running("page") == {f"{site.image('page')}@{site.made['page']}"}
+
+
+def test_another_tag_than_the_pinned_one_is_refused_until_it_is_pinned(site: Site) -> None:
+    site.play("pin_images.yml")
+    newer = site.push("vllm", "v2", salt="newer")
+    site.write(vllm_image=site.image("vllm", "v2"))
+    done = site.play("chat.yml")
+    assert done.code != 0
+    assert f"vllm_image: {site.lock_path} pins {site.registry.host}/chat/vllm at the tag v1, not at v2." in done.words[-1]
+    done = site.play("update_images.yml")
+    assert done.code == 0, done.output
+    assert done.words[1].endswith("new tag")
+    assert site.lock[site.image("vllm", "v2")] == newer
+    assert site.image("vllm") not in site.lock
+    site.write(vllm_image="elsewhere.example/vllm:v1")
+    assert site.play("chat.yml").code == 0
+    assert "elsewhere.example/vllm:v1" in site.running()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("images: [", "cannot be read: "),
+        ("- vllm", "is no lock file of images. Remove it, and make pin-images makes one."),
+        ("images: {'vllm:v1': {digest: sha256:123}}", "vllm:v1 has no digest"),
+    ],
+)
+def test_a_lock_file_that_was_damaged_is_told(site: Site, text: str, words: str) -> None:
+    site.lock_path.write_text(text)
+    done = site.play("chat.yml")
+    assert done.code != 0
+    assert words in " ".join(done.words)
+
+
+def test_a_digest_that_somebody_has_changed_shows(site: Site) -> None:
+    site.play("pin_images.yml")
+    text = site.lock_path.read_text()
+    site.lock_path.write_text(text.replace(site.made["vllm"], f"sha256:{64 * 'a'}"))
+    done = site.play("update_images.yml", "--check")
+    assert done.words[1].split()[1:3] == ["sha256:aaaaaaaaaaaa", site.made["vllm"][:19]]
+    assert done.words[1].endswith("moved")
+
+
+def test_a_registry_that_is_gone_changes_nothing(site: Site) -> None:
+    site.play("pin_images.yml")
+    text = site.lock_path.read_text()
+    site.registry.kill()
+    for playbook in ("pin_images.yml", "update_images.yml"):
+        done = site.play(playbook)
+        assert done.code != 0
+        assert f"{site.registry.host} cannot be reached: Connection refused (4 times)." in done.words[-1]
+    assert site.lock_path.read_text() == text
+    assert site.play("chat.yml").code == 0
