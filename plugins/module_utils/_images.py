@@ -253,4 +253,5 @@ def size_words(size_bytes: t.Optional[int]) -> str:
     """Return a size for people."""
     if size_bytes is None:
         return "?"
-    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
+    power = 3 if size_bytes >= 2**30 else 2 if size_bytes >= 2**20 else 1
+    return f"{size_bytes / 2 ** (10 * power):.1f} {'?KMG'[power]}iB"

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.llmops.serving.tests.images.registries import PASSWORD, USER, Registry
+from ansible_collections.llmops.serving.plugins.module_utils import _images
+from ansible_collections.llmops.serving.plugins.modules import image_digest
+from ansible_collections.llmops.serving.tests.images.registries import PASSWORD, USER, Authority, Registry
 from ansible_collections.llmops.serving.tests.playbooks.playing import ROOT, Played, play
 
 PLATFORM = {
@@ -40,7 +42,7 @@ PLATFORM = {
     ],
     "vllm/tasks/platform/kubernetes/rollback.yml": [
         {"ansible.builtin.copy": {"content": "rolled back", "dest": "{{ cluster }}/vllm.json", "mode": "0600"}},
-        {"ansible.builtin.set_fact": {"__vllm_reapplied": {"changed": True}}},
+        {"ansible.builtin.set_fact": {"__vllm_rolled_back": True}},
     ],
     "open_webui/tasks/platform/kubernetes/apply.yml": [
         {
@@ -61,9 +63,10 @@ PLATFORM = {
 class Site:
     """An inventory of images in a registry, and a cluster that is a file."""
 
-    def __init__(self, folder: Path, registry: Registry) -> None:
+    def __init__(self, folder: Path, registry: Registry, authority: Authority) -> None:
         self.folder = folder
         self.registry = registry
+        self.authority = authority
         self.lock_path = folder / "images.lock.yml"
         self.cluster = folder / "cluster"
         self.cluster.mkdir()
@@ -79,6 +82,14 @@ class Site:
     def image(self, name: str, tag: str = "v1") -> str:
         return f"{self.registry.host}/chat/{name}:{tag}"
 
+    def pin(self) -> None:
+        """Write the lock file as make pin-images does, without its playbook."""
+        defaults = {name: argument.get("default") for name, argument in image_digest.ARGUMENTS.items()}
+        login = {"username": USER, "password": PASSWORD, "ca_path": str(self.authority.ca_path)}
+        images = [self.image(name) for name in self.made]
+        found = [{**image_digest.run({**defaults, **login, "image": image}), "written": image} for image in images]
+        self.lock_path.write_text(yaml.safe_dump({"images": _images.next_lock(found, None, "2026-11-22T06:00:00Z")["images"]}))
+
     def write(self, **variables: t.Any) -> None:
         """Write the inventory."""
         given = {
@@ -89,7 +100,7 @@ class Site:
             "vllm_accelerator": "cpu",
             "llm_registry_username": USER,
             "llm_registry_password": PASSWORD,
-            "llm_registry_ca_path": str(self.registry.authority.ca_path) if self.registry.authority else "",
+            "llm_registry_ca_path": str(self.authority.ca_path),
             "cluster": str(self.cluster),
         }
         host = {"ansible_connection": "local", "ansible_python_interpreter": "{{ ansible_playbook_python }}"}
@@ -136,8 +147,8 @@ class Site:
 
 
 @pytest.fixture
-def site(tmp_path: Path, registry: Registry) -> Site:
-    return Site(tmp_path, registry)
+def site(tmp_path: Path, registry: Registry, authority: Authority) -> Site:
+    return Site(tmp_path, registry, authority)
 
 
 def test_images_are_pinned_and_run_by_digest(site: Site) -> None:
@@ -157,8 +168,11 @@ def test_images_are_pinned_and_run_by_digest(site: Site) -> None:
     assert (pin["platform"], pin["registry"]) == ("linux/amd64", site.registry.host)
 
     text = site.lock_path.read_text()
+    moved = site.push("vllm", salt="another")
     done = site.play("pin_images.yml")
     assert "changed=0" in done.output
+    change = f"{site.made['vllm'][:19]} -> {moved[:19]}"
+    assert f"{site.image('vllm')} names another image now ({change}). The pin holds; make update-images tries it." in done.words
     assert done.words[-1] == f"Nothing was changed: {site.lock_path} has them all."
     assert site.lock_path.read_text() == text
 
@@ -168,21 +182,15 @@ def test_images_are_pinned_and_run_by_digest(site: Site) -> None:
     assert site.running("page") == {f"{site.image('page')}@{site.made['page']}"}
 
 
-def test_a_tag_that_has_moved_is_told_and_taken_when_it_serves(site: Site) -> None:
-    site.play("pin_images.yml")
+def test_a_tag_that_has_moved_is_taken_when_it_serves_and_there_is_a_way_back(site: Site) -> None:
+    site.pin()
     before = site.lock_path.read_text()
     moved = site.push("vllm", salt="another")
-    change = f"{site.made['vllm'][:19]} -> {moved[:19]}"
-    words = f"{site.image('vllm')} names another image now ({change}). The pin holds; make update-images tries it."
-    for playbook, arguments in (("pin_images.yml", ()), ("update_images.yml", ("--check",))):
-        done = site.play(playbook, *arguments)
-        assert done.code == 0, done.output
-        assert done.words[1].split() == [site.image("vllm"), site.made["vllm"][:19], moved[:19], *done.words[1].split()[3:5], "moved"]
-        assert site.lock_path.read_text() == before
-        assert (words in done.words) == (playbook == "pin_images.yml")
+    done = site.play("update_images.yml", "--check")
+    assert done.code == 0, done.output
+    assert done.words[1].split() == [site.image("vllm"), site.made["vllm"][:19], moved[:19], *done.words[1].split()[3:5], "moved"]
     assert done.words[-1] == "Nothing was changed (check mode)."
-    site.play("chat.yml")
-    assert f"{site.image('vllm')}@{site.made['vllm']}" in site.running()
+    assert site.lock_path.read_text() == before
 
     done = site.play("update_images.yml")
     assert done.code == 0, done.output
@@ -200,16 +208,16 @@ def test_a_tag_that_has_moved_is_told_and_taken_when_it_serves(site: Site) -> No
     assert done.code == 0, done.output
     assert site.lock[site.image("vllm")] == site.made["vllm"]
     assert f"{site.image('vllm')}@{site.made['vllm']}" in site.running()
-    site.play("update_images.yml", images_back=True)
-    assert site.lock[site.image("vllm")] == moved
+    previous = yaml.safe_load((site.folder / "images.lock.previous.yml").read_text())
+    assert previous["images"][site.image("vllm")]["digest"] == moved
 
 
 @pytest.mark.parametrize(("name", "fault"), [("vllm", "bad"), ("page", "bad_page")])
 def test_a_candidate_that_does_not_serve_is_not_taken(site: Site, name: str, fault: str) -> None:
-    site.play("pin_images.yml")
+    site.pin()
     before = site.lock_path.read_text()
-    moved = [site.push(other, salt="another") for other in ("vllm", "page")]
-    done = site.play("update_images.yml", **{fault: moved[0] if name == "vllm" else moved[1]})
+    moved = {other: site.push(other, salt=f"another {other}") for other in ("vllm", "page")}
+    done = site.play("update_images.yml", **{fault: moved[name]})
     assert done.code != 0
     cause = "The model calls no tools." if name == "vllm" else "The page does not start."
     assert any(line.startswith(f"Failed: {cause}") for line in done.words), done.output[-6000:]
@@ -219,8 +227,8 @@ def test_a_candidate_that_does_not_serve_is_not_taken(site: Site, name: str, fau
     assert site.running("page") == {f"{site.image('page')}@{site.made['page']}"}
 
 
-def test_another_tag_than_the_pinned_one_is_refused_until_it_is_pinned(site: Site) -> None:
-    site.play("pin_images.yml")
+def test_another_tag_than_the_pinned_one_is_refused_until_it_was_tried(site: Site) -> None:
+    site.pin()
     newer = site.push("vllm", "v2", salt="newer")
     site.write(vllm_image=site.image("vllm", "v2"))
     done = site.play("chat.yml")
@@ -231,28 +239,25 @@ def test_another_tag_than_the_pinned_one_is_refused_until_it_is_pinned(site: Sit
     assert done.words[1].endswith("new tag")
     assert site.lock[site.image("vllm", "v2")] == newer
     assert site.image("vllm") not in site.lock
-    site.write(vllm_image="elsewhere.example/vllm:v1")
-    assert site.play("chat.yml").code == 0
-    assert "elsewhere.example/vllm:v1" in site.running()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("images: [", "cannot be read: "),
-        ("- vllm", "is no lock file of images. Remove it, and make pin-images makes one."),
-        ("images: {'vllm:v1': {digest: sha256:123}}", "vllm:v1 has no digest"),
-    ],
-)
-def test_a_lock_file_that_was_damaged_is_told(site: Site, text: str, words: str) -> None:
-    site.lock_path.write_text(text)
-    done = site.play("chat.yml")
-    assert done.code != 0
-    assert words in " ".join(done.words)
+def test_make_plan_tells_what_has_moved_or_is_not_pinned(site: Site) -> None:
+    site.pin()
+    moved = site.push("vllm", salt="another")
+    site.write(open_webui_image="elsewhere.example/page:v1", report_path=str(site.folder / "report.json"))
+    done = site.play("plan.yml")
+    assert done.code == 0, done.output
+    warnings = json.loads((site.folder / "report.json").read_text())["warnings"]
+    change = f"{site.made['vllm'][:19]} -> {moved[:19]}"
+    assert warnings == [
+        f"open_webui_image: elsewhere.example/page:v1 is not in {site.lock_path}, so what its tag names is taken. make pin-images pins it.",
+        f"{site.image('vllm')} names another image now ({change}). The pin holds; make update-images tries it.",
+    ]
+    assert not list(site.cluster.iterdir())
 
 
 def test_a_digest_that_somebody_has_changed_shows(site: Site) -> None:
-    site.play("pin_images.yml")
+    site.pin()
     text = site.lock_path.read_text()
     site.lock_path.write_text(text.replace(site.made["vllm"], f"sha256:{64 * 'a'}"))
     done = site.play("update_images.yml", "--check")
@@ -260,13 +265,36 @@ def test_a_digest_that_somebody_has_changed_shows(site: Site) -> None:
     assert done.words[1].endswith("moved")
 
 
+def test_a_lock_file_that_was_damaged_is_told(site: Site) -> None:
+    site.lock_path.write_text("images: {'vllm:v1': {digest: sha256:123}}")
+    done = site.play("chat.yml")
+    assert done.code != 0
+    assert f"{site.lock_path}: vllm:v1 has no digest" in done.words[-1]
+
+
 def test_a_registry_that_is_gone_changes_nothing(site: Site) -> None:
-    site.play("pin_images.yml")
+    site.pin()
     text = site.lock_path.read_text()
     site.registry.kill()
-    for playbook in ("pin_images.yml", "update_images.yml"):
-        done = site.play(playbook)
-        assert done.code != 0
-        assert f"{site.registry.host} cannot be reached: Connection refused (4 times)." in done.words[-1]
+    done = site.play("update_images.yml")
+    assert done.code != 0
+    assert f"{site.registry.host} cannot be reached: Connection refused (4 times)." in done.words[-1]
     assert site.lock_path.read_text() == text
-    assert site.play("chat.yml").code == 0
+
+
+def test_what_a_site_without_the_internet_has_to_hold(site: Site) -> None:
+    site.pin()
+    site.write(
+        llm_image_registry="registry.example.com/hub",
+        vllm_model_name="mine",
+        vllm_model_configs={"mine": {"model": "owner/mine", "max_model_len": 4096, "weights_gib": 2.5}},
+        report_path=str(site.folder / "report.json"),
+    )
+    done = site.play("mirror_list.yml")
+    assert done.code == 0, done.output
+    source = f"docker://{site.registry.host}/chat/vllm@{site.made['vllm']}"
+    command = f"skopeo copy --all --preserve-digests {source} docker://registry.example.com/hub/chat/vllm:v1"
+    assert f"  {command}" in done.words
+    listed = json.loads((site.folder / "report.json").read_text())
+    assert [entry["pinned"] for entry in listed["images"]] == [True, True, True]
+    assert [(entry["source"], entry["gib"]) for entry in listed["weights"]] == [("owner/mine", 2.5)]
