@@ -59,7 +59,7 @@ lint: .venv/ready-dev ## ansible-lint, yamllint, ruff, mypy, changelog
 sanity: .venv/ready-dev ## ansible-test sanity on a copy of this checkout
 	@scripts/sanity
 
-unit: .venv/ready-dev ## unit tests, golden manifests, and images in a registry (apt install docker-registry)
+unit: .venv/ready-dev ## unit tests, golden manifests, and images in a registry (apt install docker-registry skopeo)
 	@$(PYTEST)
 
 golden: .venv/ready-dev ## write the golden manifests anew; look at the diff
