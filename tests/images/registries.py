@@ -239,7 +239,7 @@ class Tokens(http.server.ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_address[1]}/token"
 
     def __enter__(self) -> Tokens:
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *_exc: t.Any) -> None:
@@ -286,7 +286,7 @@ class Way(socketserver.ThreadingTCPServer):
         self.host = f"127.0.0.1:{self.server_address[1]}"
 
     def __enter__(self) -> Way:
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *_exc: t.Any) -> None:
