@@ -7,10 +7,10 @@ OUTPUT ?= text
 PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
 COMPARED = $(if $(COMPARE),-e '{"results_compare_with": "$(COMPARE)"}')
 PYTEST = .venv/bin/python -m pytest
-UNIT = "$(PYTEST) tests/unit" "$(PYTEST) tests/golden tests/playbooks"
+UNIT = "$(PYTEST) tests/unit" "$(PYTEST) tests/golden tests/playbooks tests/images"
 
 .DEFAULT_GOAL := help
-.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark client-config prune-models uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
+.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark client-config prune-models pin-images update-images rollback-images mirror-list uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,18 @@ client-config: .venv/ready $(INVENTORY) ## write settings for programs that spea
 prune-models: .venv/ready $(INVENTORY) ## remove weights that nothing serves from; make plan lists them
 	@$(PLAYBOOK) playbooks/prune.yml
 
+pin-images: .venv/ready $(INVENTORY) ## write which digests the images' tags name into images.lock.yml; pins that there are stay
+	@$(PLAYBOOK) playbooks/pin_images.yml
+
+update-images: .venv/ready $(INVENTORY) ## show which tags have moved, try the new images, and pin them when they serve
+	@$(PLAYBOOK) playbooks/update_images.yml
+
+rollback-images: .venv/ready $(INVENTORY) ## go back to the images before the last update, the same way
+	@$(PLAYBOOK) playbooks/update_images.yml -e images_back=true
+
+mirror-list: .venv/ready $(INVENTORY) ## list images and weights with sizes, and what copies them; OUTPUT=json for machines
+	@scripts/plan --playbook playbooks/mirror_list.yml --output $(OUTPUT) -i $(INVENTORY) $(ANSIBLE_ARGS)
+
 uninstall-chat: .venv/ready $(INVENTORY) ## remove the chat; keeps chats, weights and secrets unless ANSIBLE_ARGS="-e purge=true"
 	@$(PLAYBOOK) playbooks/uninstall.yml
 
@@ -51,7 +63,7 @@ lint: .venv/ready-dev ## ansible-lint, yamllint, ruff, mypy, changelog
 sanity: .venv/ready-dev ## ansible-test sanity on a copy of this checkout
 	@scripts/sanity
 
-unit: .venv/ready-dev ## unit tests and golden manifests
+unit: .venv/ready-dev ## unit tests, golden manifests, and images in a registry (apt install docker-registry skopeo)
 	@scripts/beside $(UNIT)
 
 golden: .venv/ready-dev ## write the golden manifests anew; look at the diff

@@ -1,7 +1,7 @@
 # Copyright (c) 2026 The llmops.serving authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Write docs/reference.md from the roles' argument specs and the documentation of modules and filters, docs/catalog.md from the catalog.
+"""Write docs/reference.md from the roles' argument specs and the documentation of plugins, docs/catalog.md from the catalog.
 
 usage: scripts/reference.py [--check]    (--check writes nothing and fails when a file is not up to date)
 """
@@ -28,7 +28,7 @@ CATALOG = ROOT / "roles" / "vllm" / "vars" / "models.yml"
 COLLECTION = "llmops.serving"
 HEAD = """# Reference
 
-Every variable of the roles, and every option and return value of the modules and filters.
+Every variable of the roles, and every option and return value of the modules, filters and lookups.
 This page is made by `make docs` from `roles/*/meta/argument_specs.yml` and from the documentation in `plugins/`. Change it there.
 """
 CATALOG_HEAD = """# Catalog
@@ -161,7 +161,9 @@ def render() -> str:
     roles = [role(path.parents[1]) for path in sorted(ROOT.glob("roles/*/meta/argument_specs.yml"))]
     modules = [plugin(path) for path in sorted(ROOT.glob("plugins/modules/[!_]*.py"))]
     filters = [plugin(path) for path in sorted(ROOT.glob("plugins/filter/[!_]*.py"))]
-    return "\n".join([HEAD, "## Roles\n", *roles, "## Modules\n", *modules, "## Filters\n", *filters])
+    lookups = [plugin(path) for path in sorted(ROOT.glob("plugins/lookup/[!_]*.py"))]
+    parts = {"Roles": roles, "Modules": modules, "Filters": filters, "Lookups": lookups}
+    return "\n".join([HEAD, *(line for title, part in parts.items() for line in (f"## {title}\n", *part))])
 
 
 def attention(row: Doc) -> str:

@@ -50,6 +50,12 @@ options:
     description: The model of engines of our own that run beside such an endpoint; empty for none.
     type: str
     default: ""
+  notes:
+    description: What else a person should know, as of images that are not pinned.
+    type: list
+    elements: str
+    default: []
+    version_added: "0.2.0"
 """
 
 EXAMPLES = r"""
@@ -81,9 +87,10 @@ def plan_report(
     weights_there: bool = False,
     endpoint: t.Optional[t.Mapping[str, t.Any]] = None,
     idle: str = "",
+    notes: t.Sequence[str] = (),
 ) -> dict[str, t.Any]:
     """Return what an installation would do."""
-    return make_report(plan, gpus or {}, guard or {}, fit or {}, switch or {}, applied or {}, weights_there, endpoint, idle)
+    return make_report(plan, gpus or {}, guard or {}, fit or {}, switch or {}, applied or {}, weights_there, endpoint, idle, notes)
 
 
 class FilterModule:

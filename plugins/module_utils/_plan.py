@@ -16,7 +16,7 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _cpu, _on_host, _remote, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _cpu, _images, _on_host, _remote, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 
@@ -100,8 +100,6 @@ WORDS_OF_SWITCHES = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.f
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|[kMGTPE]i?)?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 _ALIAS = re.compile(r"[A-Za-z0-9][\w./-]*")
-_IMAGE_TAG = re.compile(r"[\w][\w.-]{0,127}")
-_IMAGE_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 def make_plan(
@@ -174,6 +172,7 @@ def make_plan(
         },
         "gpu_check": _gpu_check(settings, row, gpu_count),
         "fit": _fit(settings, row, kv_cache_dtype, gpu_count),
+        "images": [],
         "wait": {"timeout_s": budget_s + 120, "prefetch_timeout_s": _prefetch_timeout_s(row)},
         "switch": {"strategy": settings["vllm_switch_strategy"], "rollback": settings["vllm_rollback"]},
         # what this plan puts beside other weights, by the names of prune_models.py
@@ -222,6 +221,7 @@ def _on_kubernetes(
         "labels": labels,
         "pod_labels": {**labels, **ROUTED},
         "label_selector": selector_text(labels),
+        "images": [engine_image(settings), router_image(settings)],
         "engine": engine,
         "router": {**router, "service": {"namespace": namespace, "name": names["router"], "port": _routers.PORT}},
         "prefetch": prefetch,
@@ -377,20 +377,24 @@ def _choice(settings: t.Mapping[str, t.Any], key: str, choices: t.Sequence[str])
         raise ServingError(f'{key}: "{value}" is not known{did_you_mean(str(value), choices)}. It may be {", ".join(choices)}.')
 
 
-def _image(key: str, image: str, why_empty: str) -> str:
-    """Return *image*, or raise ServingError when it is empty or may change under the user."""
+def engine_image(settings: t.Mapping[str, t.Any]) -> _images.Entry:
+    """Return which image the engines have, as _images.choose tells it. Raises ServingError."""
+    accelerator = settings["vllm_accelerator"]
+    image = settings["vllm_image"] or ENGINE_IMAGES[accelerator]
+    return _image(settings, "vllm_image", image, f"no image is known for vllm_accelerator: {accelerator}")
+
+
+def router_image(settings: t.Mapping[str, t.Any]) -> _images.Entry:
+    """Return the same of the router."""
+    default = _routers.PRODUCTION_STACK_IMAGE if settings["vllm_router_type"] == "production-stack" else ""
+    why_empty = "vllm-router publishes no versioned image; build one from PyPI in two lines (docs/routers.md)"
+    return _image(settings, "vllm_router_image", settings["vllm_router_image"] or default, why_empty)
+
+
+def _image(settings: t.Mapping[str, t.Any], key: str, image: str, why_empty: str) -> _images.Entry:
     if not image:
         raise ServingError(f"{key} has to be set: {why_empty}.")
-    name, _at, digest = image.partition("@")
-    tag = name.rsplit("/", 1)[-1].partition(":")[2]
-    if digest:
-        if not _IMAGE_DIGEST.fullmatch(digest):
-            raise ServingError(f'{key}: "{image}": the part behind @ is no digest. It looks like sha256: and 64 hexadecimal digits.')
-    elif not tag or tag == "latest" or not _IMAGE_TAG.fullmatch(tag):
-        raise ServingError(
-            f'{key}: "{image}" may be another image tomorrow. Name a tag other than latest (name:v0.32.0), or a digest (name@sha256:...).'
-        )
-    return image
+    return _images.choose(key, image, settings.get("vllm_pins"), settings["vllm_image_registry"])
 
 
 # --- parts of the plan -------------------------------------------------------------------------------------------------------------
@@ -579,9 +583,6 @@ def _engine(
 ) -> dict[str, t.Any]:
     accelerator, replicas = settings["vllm_accelerator"], settings["vllm_replicas"]
     resource = GPU_RESOURCES[accelerator]
-    image = _image(
-        "vllm_image", settings["vllm_image"] or ENGINE_IMAGES[accelerator], f"no image is known for vllm_accelerator: {accelerator}"
-    )
     sizes = _sizes(settings, row)
     requests = {"cpu": sizes["cpu_request"], "memory": sizes["memory_request"]}
     limits = {"cpu": sizes["cpu_limit"], "memory": sizes["memory_limit"]}
@@ -590,7 +591,7 @@ def _engine(
     drain_s = settings["vllm_shutdown_timeout"]
     probe_period_s = 1
     return {
-        "image": image,
+        "image": engine_image(settings)["image"],
         "image_pull_policy": settings["vllm_image_pull_policy"],
         "image_pull_secrets": [{"name": secret} for secret in settings["vllm_image_pull_secrets"]],
         "command": ["vllm", "serve"],
@@ -766,14 +767,8 @@ def quantity_bytes(value: t.Any) -> float:
 
 def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[str, str]) -> dict[str, t.Any]:
     kind = settings["vllm_router_type"]
-    default = _routers.PRODUCTION_STACK_IMAGE if kind == "production-stack" else ""
-    image = _image(
-        "vllm_router_image",
-        settings["vllm_router_image"] or default,
-        "vllm-router publishes no versioned image; build one from PyPI in two lines (docs/routers.md)",
-    )
     fleet = _routers.Fleet(namespace, labels, ENGINE_PORT, settings["vllm_replicas"])
-    router = _routers.ROUTERS[kind](image, fleet)
+    router = _routers.ROUTERS[kind](router_image(settings)["image"], fleet)
     sizes: tuple[t.Literal["cpu_request", "memory_request", "memory_limit"], ...] = ("cpu_request", "memory_request", "memory_limit")
     for key in sizes:
         if settings[f"vllm_router_{key}"]:

@@ -40,13 +40,14 @@ def make_report(
     weights_there: bool,
     endpoint: t.Optional[Result] = None,
     idle: str = "",
+    notes: t.Sequence[str] = (),
 ) -> Report:
     """Return the report.
 
     *plan*: the serving plan. *gpus*, *guard*, *fit*, *switch*: results of gpu_memory_check, gpu_runtime_guard, model_fit and switch_plan;
     empty where they were not run.
     *applied*: results of kubernetes_apply or supervisor_apply by component, and of python_environment under ``installed`` and
-    ``page_installed``. *weights_there*: whether the weights are known to be on this machine.
+    ``page_installed``. *weights_there*: whether the weights are known to be on this machine. *notes*: further warnings.
     *endpoint*, where others serve: ``summary`` and ``refusal`` of what asked it. *idle*: the model of engines of ours that run beside it.
     """
     if plan.get("remote"):
@@ -82,7 +83,7 @@ def make_report(
         "unused_weights": _unused_weights(plan, switch),
         "stops": list(guard.get("stopped", [])),
         "deletes": [change["object"] for change in changes if change["action"] in ("deleted", "removed")],
-        "warnings": [*fit.get("notes", []), *_left_alone(applied)],
+        "warnings": [*fit.get("notes", []), *_left_alone(applied), *notes],
         "refusals": refusals,
         "changed": any(result.get("changed") for result in [guard, *applied.values()]),
     }

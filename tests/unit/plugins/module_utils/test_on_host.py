@@ -346,7 +346,7 @@ def test_what_is_for_this_machine_is_refused_on_kubernetes(name: str, setting: t
 FOR_BOTH = """model_name model_configs kv_cache_dtype backend platform namespace stack_name accelerator min_gpu_memory_gb gpu_count
     fit_check tensor_parallel_size hf_endpoint router_type pip_extra_index_url memory_check api_key_enabled api_key hf_token startup_timeout
     shutdown_timeout prefetch rollback served_model_alias switch_strategy verify extra_env service_monitor_enabled purge cpu_threads
-    cpu_kv_cache_gib endpoint_url endpoint_api_key endpoint_ca endpoint_tool_calls host_user"""
+    cpu_kv_cache_gib endpoint_url endpoint_api_key endpoint_ca endpoint_tool_calls host_user image_registry images_lock"""
 
 
 def test_of_every_variable_it_is_known_where_it_works() -> None:

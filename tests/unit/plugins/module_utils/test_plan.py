@@ -11,7 +11,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._errors import Serv
 ROLE = Path(__file__).parents[4] / "roles/vllm"
 CATALOG = yaml.safe_load((ROLE / "vars/models.yml").read_text())["vllm_models"]
 OPTIONS = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]["main"]["options"]
-DEFAULTS = {name: spec.get("default") for name, spec in OPTIONS.items()} | {"vllm_smoke_model_digest": "0123456789abcdef"}
+DEFAULTS = {name: spec.get("default") for name, spec in OPTIONS.items()} | {"vllm_smoke_model_digest": "0123456789abcdef", "vllm_pins": {}}
 
 A100 = {"node": "gpu-a", "product": "NVIDIA-A100-SXM4-80GB", "compute_capability": "8.0"}
 H100 = {"node": "gpu-h", "product": "NVIDIA-H100-80GB-HBM3", "compute_capability": "9.0"}
@@ -164,6 +164,23 @@ def test_refused(changes, message):
 )
 def test_images_by_tag_or_digest(image):
     assert plan(image=image)["engine"]["image"] == image
+
+
+def test_images_run_by_the_digest_of_the_lock_and_from_another_registry():
+    pins = {"path": "/site/images.lock.yml", "images": {"vllm/vllm-openai:v0.32.0": {"digest": f"sha256:{64 * 'a'}"}}}
+    made = plan(pins=pins, image_registry="r.example/hub", volume_permissions=True)
+    engine, router = made["images"]
+    assert engine["image"] == f"r.example/hub/vllm/vllm-openai:v0.32.0@sha256:{64 * 'a'}"
+    assert router["image"] == f"r.example/hub/{_routers.PRODUCTION_STACK_IMAGE}"
+    assert made["engine"]["image"] == made["volume_permissions"]["image"] == engine["image"]
+    assert made["router"]["image"] == router["image"]
+    assert [entry["note"][:38] for entry in made["images"]] == ["", f"vllm_router_image: {_routers.PRODUCTION_STACK_IMAGE}"[:38]]
+
+
+def test_a_lock_for_another_tag_is_refused():
+    pins = {"path": "/site/images.lock.yml", "images": {"vllm/vllm-openai:v0.31.0": {"digest": f"sha256:{64 * 'a'}"}}}
+    with pytest.raises(ServingError, match=r"vllm_image: .* pins vllm/vllm-openai at the tag v0\.31\.0, not at v0\.32\.0"):
+        plan(pins=pins)
 
 
 def test_the_startup_budget_grows_with_the_weights():
