@@ -190,6 +190,8 @@ def test_a_tag_that_has_moved_is_taken_when_it_serves_and_there_is_a_way_back(si
     assert done.code == 0, done.output
     assert done.words[1].split() == [site.image("vllm"), site.made["vllm"][:19], moved[:19], *done.words[1].split()[3:5], "moved"]
     assert done.words[-1] == "Nothing was changed (check mode)."
+    done = site.play("update_images.yml", enable_chat=False)
+    assert done.words[-1] == "Nothing was tried, because enable_chat is false. make pin-images pins what is new."
     assert site.lock_path.read_text() == before
 
     done = site.play("update_images.yml")
