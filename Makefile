@@ -7,7 +7,6 @@ OUTPUT ?= text
 PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
 COMPARED = $(if $(COMPARE),-e '{"results_compare_with": "$(COMPARE)"}')
 PYTEST = .venv/bin/python -m pytest
-UNIT = "$(PYTEST) tests/unit" "$(PYTEST) tests/golden tests/playbooks"
 
 .DEFAULT_GOAL := help
 .PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark prune-models uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
@@ -49,14 +48,12 @@ sanity: .venv/ready-dev ## ansible-test sanity on a copy of this checkout
 	@scripts/sanity
 
 unit: .venv/ready-dev ## unit tests and golden manifests
-	@scripts/beside $(UNIT)
+	@$(PYTEST)
 
 golden: .venv/ready-dev ## write the golden manifests anew; look at the diff
 	@GOLDEN_WRITE=1 $(PYTEST) -q tests/golden
 
-test: lint ## everything that needs no cluster
-	@scripts/beside $(UNIT) scripts/sanity
-	@scripts/test-local
+test: lint sanity unit test-local ## everything that needs no cluster
 
 test-local: .venv/ready-dev ## install, use and uninstall the real programs on this machine, with a browser; beside a chat of yours
 	@scripts/test-local
