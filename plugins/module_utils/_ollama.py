@@ -107,7 +107,8 @@ def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -
             "enabled": settings["ollama_verify"],
             "request": {
                 "model": name,
-                "aliases": list(filter(None, [alias])),
+                # as Ollama lists it
+                "aliases": [f"{alias}:latest"] if alias else [],
                 "tool_calls": row.get("tools", False),
                 "reasoning": False,
                 "max_model_len": row["context_length"],

@@ -102,6 +102,11 @@ def test_the_environment_says_what_the_plan_says():
     assert made["load"] == {"gpu": True, "timeout_s": 660}
 
 
+def test_the_alias_is_verified_as_ollama_lists_it():
+    assert plan()["verify"]["request"]["aliases"] == ["chat:latest"]
+    assert plan(served_model_alias="")["verify"]["request"]["aliases"] == []
+
+
 def test_rows_of_the_users_own_may_be_empty():
     made = plan(model_name="qwen3:4b", model_configs={"qwen3:4b": {}})
     assert made["engine"]["env"]["OLLAMA_CONTEXT_LENGTH"] == "8192"
