@@ -139,6 +139,28 @@ class OpenAIClient:
         """Return the text at *path*, which stands beside ``/v1``, such as ``/metrics``. Raises OpenAIError."""
         return b"".join(_Request(self, "GET", path).pieces()).decode("utf-8", "replace")
 
+    def post(self, path: str, body: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+        """Send *body* to *path*, which stands beside ``/v1``, and return the JSON object of the answer. Raises OpenAIError."""
+        return _Request(self, "POST", path, body).document()
+
+    def call(self, path: str, body: t.Mapping[str, t.Any]) -> None:
+        """Send *body* to *path*, whose answer has nothing in it. Raises OpenAIError."""
+        for _piece in _Request(self, "POST", path, body).pieces():
+            pass
+
+    def json_lines(self, path: str, body: t.Mapping[str, t.Any]) -> t.Iterator[dict[str, t.Any]]:
+        """Send *body* to *path*, and yield the JSON objects of the answer, one a line, as they come in. Raises OpenAIError."""
+        request = _Request(self, "POST", path, body)
+        for line in filter(None, _lines(request.pieces())):
+            try:
+                document = json.loads(line)
+            except ValueError:
+                document = None
+            if not isinstance(document, dict):
+                excerpt = self._excerpt(line.decode("utf-8", "replace"))
+                raise request.error(0, f"answered 200 with a line that is not a JSON object: {excerpt}")
+            yield document
+
     def chat(
         self, model: str, messages: t.Sequence[t.Mapping[str, t.Any]], max_tokens: int, stream: bool = False, **extra: t.Any
     ) -> Completion:

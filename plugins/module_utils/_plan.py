@@ -208,7 +208,7 @@ def _on_kubernetes(
 ) -> Plan:
     """Return what the plan holds for this platform only: what the manifests say beside the engine's arguments."""
     stack, namespace = settings["vllm_stack_name"], settings["vllm_namespace"]
-    names = _names(stack)
+    names = object_names(stack)
     labels = {"app": "vllm-backend", "app.kubernetes.io/instance": stack}
     if prefetch:
         prefetch = {**prefetch, **_prefetch_job(settings, row, names, prefetch)}
@@ -231,9 +231,9 @@ def _on_kubernetes(
             "affinity": _prefetch_affinity(settings, row),
             "templates": ["kubernetes/prune-configmap.yaml.j2", "kubernetes/prune-job.yaml.j2"],
         },
-        "pod_security": _pod_security(settings["vllm_run_as_user"]),
+        "pod_security": pod_security(settings["vllm_run_as_user"]),
         "container_security": CONTAINER_SECURITY,
-        "volume_permissions": _volume_permissions(engine) if engine["volume_permissions"] else None,
+        "volume_permissions": volume_permissions(engine) if engine["volume_permissions"] else None,
         "storage": {
             "claim": settings["vllm_storage_existing_claim"] or names["claim"],
             "create": not settings["vllm_storage_existing_claim"],
@@ -299,11 +299,11 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Return *settings* with numbers and booleans as such (``-e`` hands over text), or raise ServingError for what cannot be right."""
     checked = dict(settings)
     for key in SWITCHES:
-        checked[key] = _switch(key, settings[key])
+        checked[key] = switch_value(key, settings[key])
     for key in ("vllm_replicas", "vllm_router_replicas", "vllm_shutdown_timeout", "vllm_run_as_user"):
-        checked[key] = _whole(key, settings[key], least=0 if key in ("vllm_shutdown_timeout", "vllm_run_as_user") else 1)
+        checked[key] = whole(key, settings[key], least=0 if key in ("vllm_shutdown_timeout", "vllm_run_as_user") else 1)
     for key in ("vllm_gpu_count", "vllm_tensor_parallel_size", "vllm_startup_timeout", "vllm_router_port", "vllm_engine_port"):
-        checked[key] = None if settings[key] in (None, "") else _whole(key, settings[key], least=1)
+        checked[key] = None if settings[key] in (None, "") else whole(key, settings[key], least=1)
     if settings["vllm_min_gpu_memory_gb"] not in (None, ""):
         try:
             checked["vllm_min_gpu_memory_gb"] = float(settings["vllm_min_gpu_memory_gb"])
@@ -314,18 +314,15 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     else:
         checked["vllm_min_gpu_memory_gb"] = None
     for key in ("vllm_stack_name", "vllm_namespace"):
-        if not _DNS_LABEL.fullmatch(str(settings[key])) or len(str(settings[key])) > 40:
-            raise ServingError(
-                f'{key}: "{settings[key]}" is no Kubernetes name: lower-case letters, digits and "-", at most 40 characters.'
-            )
-    _choice(settings, "vllm_accelerator", list(GPU_RESOURCES))
+        check_dns_label(key, settings[key])
+    choice(settings, "vllm_accelerator", list(GPU_RESOURCES))
     checked["vllm_cpu_threads"] = _cpu.threads_of(settings["vllm_cpu_threads"], settings["vllm_platform"] == "kubernetes")
     checked["vllm_cpu_kv_cache_gib"] = _positive("vllm_cpu_kv_cache_gib", settings["vllm_cpu_kv_cache_gib"])
-    _choice(settings, "vllm_router_type", ["auto", *_routers.ROUTERS])
+    choice(settings, "vllm_router_type", ["auto", *_routers.ROUTERS])
     if settings["vllm_router_type"] == "auto":
         checked["vllm_router_type"] = USUAL_ROUTERS[settings["vllm_platform"]]
-    _choice(settings, "vllm_storage_access_mode", ["ReadWriteOnce", "ReadWriteMany"])
-    _choice(settings, "vllm_switch_strategy", ["auto", "surge", "recreate"])
+    choice(settings, "vllm_storage_access_mode", ["ReadWriteOnce", "ReadWriteMany"])
+    choice(settings, "vllm_switch_strategy", ["auto", "surge", "recreate"])
     for key in ("vllm_storage_size", "vllm_shm_size", "vllm_cpu_request", "vllm_cpu_limit", "vllm_memory_request", "vllm_memory_limit"):
         value = settings[key]
         if value not in (None, "") and not _QUANTITY.fullmatch(str(value)):
@@ -343,7 +340,14 @@ def _refuse_host(settings: t.Mapping[str, t.Any]) -> None:
             raise ServingError(f"{name}: only single hosts have this. Remove it, or set llm_platform: local (or systemd).")
 
 
-def _whole(key: str, value: t.Any, least: int) -> int:
+def check_dns_label(key: str, value: t.Any) -> None:
+    """Raise ServingError where *value* of the variable *key* cannot be the name of an object, with a suffix behind it."""
+    if not _DNS_LABEL.fullmatch(str(value)) or len(str(value)) > 40:
+        raise ServingError(f'{key}: "{value}" is no Kubernetes name: lower-case letters, digits and "-", at most 40 characters.')
+
+
+def whole(key: str, value: t.Any, least: int) -> int:
+    """Return the *value* of the variable *key* as a whole number, or raise ServingError."""
     try:
         number = int(str(value))
     except ValueError:
@@ -365,13 +369,15 @@ def _positive(key: str, value: t.Any) -> t.Optional[float]:
     return number
 
 
-def _switch(key: str, value: t.Any) -> bool:
+def switch_value(key: str, value: t.Any) -> bool:
+    """Return the *value* of the variable *key* as true or false, or raise ServingError."""
     if str(value).lower() not in WORDS_OF_SWITCHES:
         raise ServingError(f'{key}: "{value}" is neither true nor false.')
     return WORDS_OF_SWITCHES[str(value).lower()]
 
 
-def _choice(settings: t.Mapping[str, t.Any], key: str, choices: t.Sequence[str]) -> None:
+def choice(settings: t.Mapping[str, t.Any], key: str, choices: t.Sequence[str]) -> None:
+    """Raise ServingError where the variable *key* has none of *choices*."""
     value = settings[key]
     if value not in choices:
         raise ServingError(f'{key}: "{value}" is not known{did_you_mean(str(value), choices)}. It may be {", ".join(choices)}.')
@@ -389,6 +395,14 @@ def router_image(settings: t.Mapping[str, t.Any]) -> _images.Entry:
     default = _routers.PRODUCTION_STACK_IMAGE if settings["vllm_router_type"] == "production-stack" else ""
     why_empty = "vllm-router publishes no versioned image; build one from PyPI in two lines (docs/routers.md)"
     return _image(settings, "vllm_router_image", settings["vllm_router_image"] or default, why_empty)
+
+
+def pinned_image(key: str, image: str, why_empty: str) -> str:
+    """Return *image*, or raise ServingError when it is empty or may change under the user."""
+    if not image:
+        raise ServingError(f"{key} has to be set: {why_empty}.")
+    _images.check(key, image)
+    return image
 
 
 def _image(settings: t.Mapping[str, t.Any], key: str, image: str, why_empty: str) -> _images.Entry:
@@ -415,7 +429,7 @@ def _alias(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -> t
     return alias
 
 
-def _names(stack: str) -> dict[str, str]:
+def object_names(stack: str) -> dict[str, str]:
     """Names of the objects: as documented for the stack "chat", with the stack's name behind them for every other."""
     suffix = "" if stack == "chat" else f"-{stack}"
     return {
@@ -641,7 +655,7 @@ def _memory_limit_mib(settings: t.Mapping[str, t.Any], row: _catalog.Row) -> int
     return int(quantity_bytes(settings["vllm_memory_limit"] or row.get("memory_limit") or MEMORY_LIMIT) / 2**20)
 
 
-def _pod_security(user: int) -> dict[str, t.Any]:
+def pod_security(user: int) -> dict[str, t.Any]:
     """The pods' security context: never root, files of the volume for the same group, the runtime's own seccomp profile."""
     return {
         "runAsNonRoot": True,
@@ -653,7 +667,7 @@ def _pod_security(user: int) -> dict[str, t.Any]:
     }
 
 
-def _volume_permissions(engine: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def volume_permissions(engine: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """The init container that gives the volume to the engine's user, for volumes that do not honour fsGroup."""
     return {
         "name": "volume-permissions",

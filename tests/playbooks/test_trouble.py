@@ -28,7 +28,19 @@ TROUBLE = {
         "vllm_model_configs.gpt-oss-120b.max_model_len: 200000 is beyond the model's 131072 tokens",
     ),
     "a model that vLLM cannot serve": (["vllm_model_name=qwen2.5-7b-instruct-1m"], "vllm_model_name: qwen2.5-7b-instruct-1m: "),
-    "a backend that is not there": (["llm_backend=ollama"], "llm_backend: ollama is not there yet; this version serves with vllm"),
+    "a backend that is not there": (["llm_backend=tgi"], "llm_backend: tgi is not known. It may be vllm or ollama."),
+    "a platform that Ollama does not have": (
+        ["llm_backend=ollama", "llm_platform=local"],
+        "llm_backend: ollama is served on kubernetes only, not yet on llm_platform: local",
+    ),
+    "a model of Ollama's with a typing error": (
+        ["llm_backend=ollama", "ollama_model_name=gpt-oss:12b"],
+        'ollama_model_name: "gpt-oss:12b" is not in the catalog (did you mean "gpt-oss:120b"?)',
+    ),
+    "a typing error for Ollama": (
+        ["llm_backend=ollama", "ollama_imgae=x:1"],
+        'ollama_imgae: no such variable (did you mean "ollama_image"?)',
+    ),
     "a key that cannot be sent": (["vllm_api_key=two;keys"], "vllm_api_key may hold neither blanks nor semicolons"),
     "no kubeconfig": (["llm_kubeconfig=/nonexistent/config"], "No kubeconfig: /nonexistent/config does not exist. Set llm_kubeconfig"),
     "a cluster that does not answer": (["llm_kubeconfig={unreachable}"], "The Kubernetes API at https://127.0.0.1:1 cannot be reached"),
@@ -73,8 +85,15 @@ def test_the_example_inventory_is_complete(unreachable):
     example = (ROOT / "inventory.example.yaml").read_text()
     names = {line.strip().lstrip("# ").partition(":")[0] for line in example.splitlines() if line.strip().startswith("# ")}
     options = set()
-    for role in ("vllm", "open_webui"):
+    for role in ("vllm", "open_webui", "ollama"):
         options |= {name for name in names if name.startswith(role)}
-    known = (ROOT / "roles/vllm/meta/argument_specs.yml").read_text() + (ROOT / "roles/open_webui/meta/argument_specs.yml").read_text()
+    known = "".join((ROOT / f"roles/{role}/meta/argument_specs.yml").read_text() for role in ("vllm", "open_webui", "ollama"))
     assert len(options) > 20
     assert [name for name in sorted(options) if f"      {name}:\n" not in known] == []
+
+
+@pytest.mark.parametrize("playbook", ["prune.yml", "benchmark.yml", "probe.yml"])
+def test_what_is_for_vllm_only_says_so(playbook, unreachable):
+    run = play(playbook, "llm_backend=ollama", kubeconfig=unreachable)
+    assert run.returncode != 0
+    assert "llm_backend is ollama, and this is for vLLM only. See docs/ollama.md" in " ".join(run.stdout.split())

@@ -318,3 +318,8 @@ def test_many_details_are_counted(plan):
     after = ENGINE.replace("131072", "1").replace("v0.32.0", "v0.33.0").replace("/data/home", "/x").replace("--enable-auto", "--x")
     text = "\n".join(_report.lines(report(plan, {"vllm": engine_change(after)})))
     assert "and 1 more" in text
+
+
+@pytest.mark.parametrize("model", ["gpt-oss:120b", "registry.example.com:5000/team/qwen3:8b", "qwen3-8b"])
+def test_the_model_that_runs_is_read_from_the_annotation_of_its_pods(model):
+    assert _report._running_model({"diff": [{"before": f"annotations:\n  serving.llmops/model: {model}\n"}]}) == model
