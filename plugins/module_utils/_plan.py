@@ -16,9 +16,10 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _on_host, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _on_docker, _on_host, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
+from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
 
 Plan = dict[str, t.Any]
 Gpus = t.Sequence[t.Mapping[str, t.Any]]
@@ -31,7 +32,7 @@ MAX_LABEL = 63
 ROUTED = {"serving.llmops/routed": "true"}
 
 # Which router stands in front where the user says `auto`.
-USUAL_ROUTERS = {"kubernetes": "production-stack", "local": "vllm-router", "systemd": "vllm-router"}
+USUAL_ROUTERS = {"kubernetes": "production-stack", "docker": "production-stack", "local": "vllm-router", "systemd": "vllm-router"}
 # Left alone, an engine on CPUs takes nearly all memory for its KV cache (92 %), and wants a C++ compiler.
 CPU_DEFAULTS: _catalog.Row = {"enforce_eager": True, "kv_cache_memory_bytes": 2 * 2**30}
 
@@ -82,12 +83,12 @@ UNKNOWN_WEIGHTS_GIB = 100.0
 # Routers watch the engines' pods, so they know at once that one is leaving.
 PRE_STOP_S = 2
 MEMORY_LIMIT = "32Gi"
-QUANTITY_UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, **{f"{unit}i": 2.0 ** (10 * power) for power, unit in enumerate("KMGTPE", 1)}}
-QUANTITY_UNITS.update({unit: 10.0 ** (3 * power) for power, unit in enumerate("MGTPE", 2)})
 
 # Variables that are true or false, and the words for that in YAML and on a command line.
 SWITCHES = (
     "vllm_api_key_enabled",
+    "vllm_docker_host_network",
+    "vllm_docker_ipc_host",
     "vllm_fit_check",
     "vllm_memory_check",
     "vllm_prefetch",
@@ -121,11 +122,12 @@ def make_plan(
     *facts*: what model_info has read of a model that the catalog lacks; keys of the user's own row win over them.
     """
     settings = _checked(settings)
-    on_host = settings["vllm_platform"] in _on_host.PLATFORMS
+    on_host, on_docker = settings["vllm_platform"] in _on_host.PLATFORMS, settings["vllm_platform"] == _on_docker.PLATFORM
     if on_host:
         _on_host.check(settings, options)
-    else:
+    elif not on_docker:
         _refuse_host(settings)
+    (_on_docker.check if on_docker else _on_docker.refuse)(settings, options)
     name = settings["vllm_model_name"]
     row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name, facts)
     if on_host:
@@ -136,6 +138,8 @@ def make_plan(
     place = Place(DATA, "0.0.0.0", ENGINE_PORT)
     if on_host:
         place = Place(_on_host.data_dir(settings), _on_host.LOOPBACK, port_of[_on_host.ENGINE])
+    elif on_docker:
+        place = Place(DATA, *_on_docker.listens_at(settings, port_of))
     stack = settings["vllm_stack_name"]
     gpu_count, tensor_parallel = _gpus_wanted(settings, name, row)
     _check_capability(name, row, gpus)
@@ -184,6 +188,10 @@ def make_plan(
     }
     if on_host:
         part = _on_host.make(settings, row, port_of, args, env, prefetch, gpu_count, budget_s)
+    elif on_docker:
+        images = {"engine": _engine_image(settings), "router": _router_image(settings)}
+        models = [name, *filter(None, [alias])]
+        part = _on_docker.make(settings, row, port_of, args, env, prefetch, gpu_count, tensor_parallel, budget_s, images, models)
     else:
         part = _on_kubernetes(settings, row, kv_cache_dtype, args, env, prefetch, gpu_count, tensor_parallel, budget_s)
     return {**common, **part, "endpoint": {**part["endpoint"], "alias": alias}}
@@ -331,7 +339,7 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 def _refuse_host(settings: t.Mapping[str, t.Any]) -> None:
     for name in _on_host.HOST_ONLY:
         if settings[name] not in (None, "", []):
-            raise ServingError(f"{name}: only single hosts have this. Remove it, or set llm_platform: local (or systemd).")
+            raise ServingError(f"{name}: only single hosts have this. Remove it, or set llm_platform: local (or docker, systemd).")
 
 
 def _whole(key: str, value: t.Any, least: int) -> int:
@@ -551,9 +559,7 @@ def _engine(
 ) -> dict[str, t.Any]:
     accelerator, replicas = settings["vllm_accelerator"], settings["vllm_replicas"]
     resource = GPU_RESOURCES[accelerator]
-    image = _image(
-        "vllm_image", settings["vllm_image"] or ENGINE_IMAGES[accelerator], f"no image is known for vllm_accelerator: {accelerator}"
-    )
+    image = _engine_image(settings)
     sizes = {
         key: str(settings[f"vllm_{key}"] or row.get(key) or default)
         for key, default in (("cpu_request", 8), ("cpu_limit", 16), ("memory_request", "16Gi"), ("memory_limit", MEMORY_LIMIT))
@@ -597,6 +603,18 @@ def _engine(
         "affinity": _affinity(settings, row),
         "data_path": DATA,
     }
+
+
+def _engine_image(settings: t.Mapping[str, t.Any]) -> str:
+    accelerator = settings["vllm_accelerator"]
+    given = settings["vllm_image"] or ENGINE_IMAGES[accelerator]
+    return _image("vllm_image", given, f"no image is known for vllm_accelerator: {accelerator}")
+
+
+def _router_image(settings: t.Mapping[str, t.Any]) -> str:
+    default = _routers.PRODUCTION_STACK_IMAGE if settings["vllm_router_type"] == "production-stack" else ""
+    why = "vllm-router publishes no versioned image; build one from PyPI in two lines (docs/routers.md)"
+    return _image("vllm_router_image", settings["vllm_router_image"] or default, why)
 
 
 def _pod_security(user: int) -> dict[str, t.Any]:
@@ -717,23 +735,9 @@ def _fit(settings: t.Mapping[str, t.Any], row: _catalog.Row, kv_cache_dtype: str
     }
 
 
-def quantity_bytes(quantity: t.Any) -> float:
-    """Return a Kubernetes quantity of memory (``32Gi``, ``500M``) in bytes."""
-    text = str(quantity)
-    number = text.rstrip("mkKMGTPEi")
-    return float(number) * QUANTITY_UNITS[text[len(number) :]]
-
-
 def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[str, str]) -> dict[str, t.Any]:
-    kind = settings["vllm_router_type"]
-    default = _routers.PRODUCTION_STACK_IMAGE if kind == "production-stack" else ""
-    image = _image(
-        "vllm_router_image",
-        settings["vllm_router_image"] or default,
-        "vllm-router publishes no versioned image; build one from PyPI in two lines (docs/routers.md)",
-    )
     fleet = _routers.Fleet(namespace, labels, ENGINE_PORT, settings["vllm_replicas"])
-    router = _routers.ROUTERS[kind](image, fleet)
+    router = _routers.ROUTERS[settings["vllm_router_type"]](_router_image(settings), fleet)
     sizes: tuple[t.Literal["cpu_request", "memory_request", "memory_limit"], ...] = ("cpu_request", "memory_request", "memory_limit")
     for key in sizes:
         if settings[f"vllm_router_{key}"]:
