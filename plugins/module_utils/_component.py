@@ -278,17 +278,7 @@ class Wanted(Component):
     def wait_until_ready(self, keeper: Keeper) -> None:
         """Wait for the programs that tell when they are ready. Raises ServingError for one that ends before, or takes too long."""
         urls = {options["name"]: options["ready_url"] for options in self.params["programs"] if options["ready_url"]}
-        progress = Progress(self.params["progress_path"])
-        watch = Watch(keeper, "it was ready")
-        for _lap in laps(self.params["wait_timeout"], READY_PAUSE_S, longest_pause_s=READY_PAUSE_S) if urls else ():
-            urls = {name: url for name, url in urls.items() if not answers(url)}
-            if not urls:
-                return
-            watch.look(urls)
-            progress.tell("wait", f"{', '.join(urls)}: starting")
-        if urls:
-            logs = ", ".join(watch.infos[name].log_at for name in urls)
-            raise ServingError(f"{', '.join(urls)} not ready within {self.params['wait_timeout']} s. Look: {logs}")
+        until_ready(keeper, urls, self.params["wait_timeout"], Progress(self.params["progress_path"]))
 
 
 class Unwanted(Component):
@@ -335,6 +325,21 @@ class Unwanted(Component):
             for name in RESERVED:
                 remove(self.state_dir / name)
         remove_if_empty(self.state_dir)
+
+
+def until_ready(keeper: Keeper, urls: t.Mapping[str, str], timeout_s: float, progress: Progress) -> None:
+    """Wait until each program's URL answers. Raises ServingError for a program that ends before, or takes longer than *timeout_s*."""
+    left = dict(urls)
+    watch = Watch(keeper, "it was ready")
+    for _lap in laps(timeout_s, READY_PAUSE_S, longest_pause_s=READY_PAUSE_S) if left else ():
+        left = {name: url for name, url in left.items() if not answers(url)}
+        if not left:
+            return
+        watch.look(left)
+        progress.tell("wait", f"{', '.join(left)}: starting")
+    if left:
+        logs = ", ".join(watch.infos[name].log_at for name in left)
+        raise ServingError(f"{', '.join(left)} not ready within {timeout_s:g} s. Look: {logs}")
 
 
 def secret_values(given: t.Mapping[str, t.Any], generate: t.Iterable[str]) -> dict[str, t.Optional[str]]:

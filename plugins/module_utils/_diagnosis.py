@@ -33,8 +33,8 @@ from ansible_collections.llmops.serving.plugins.module_utils._failure_signs impo
 from ansible_collections.llmops.serving.plugins.module_utils._gpu import node_obstacle
 from ansible_collections.llmops.serving.plugins.module_utils._kube import container_states, is_ready
 from ansible_collections.llmops.serving.plugins.module_utils._logs import LONGEST_LINE, error_texts
-from ansible_collections.llmops.serving.plugins.module_utils._plan import quantity_bytes
 from ansible_collections.llmops.serving.plugins.module_utils._progress import duration
+from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
 
 if t.TYPE_CHECKING:
     from ansible_collections.llmops.serving.plugins.module_utils._kube import Object

@@ -16,6 +16,7 @@ import shlex
 import typing as t
 from pathlib import Path
 
+from ansible_collections.llmops.serving.plugins.module_utils._docker import Docker
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._gpu import RESOURCES, host_gpus, node_gpus, pod_requests
 from ansible_collections.llmops.serving.plugins.module_utils._host import LOOPBACK, read_ports
@@ -44,6 +45,8 @@ ROUTED = "serving.llmops/routed"
 VERSION_S = 10.0
 ELSEWHERE = "Deploy it (make install-chat), or name another one:"
 
+# The version in the tag of an image of vLLM.
+_IMAGE_VERSION = re.compile(r":v?(\d+\.\d+\.\d+)\b")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -231,6 +234,34 @@ def host_facts(state_dir: Path, stack: str, ask: t.Optional[Ask], host: str, cpu
     }
 
 
+def container_facts(docker: Docker, stack: str, ask: t.Optional[Ask], host: str, cpuinfo: t.Optional[str] = None) -> Facts:
+    """Return the facts of the containers of *stack* on this host. *ask*, *host* and *cpuinfo* are as for host_facts."""
+    suffix = "" if stack == "chat" else f"-{stack}"
+    engine = docker.container(f"{ENGINE_PROGRAM}{suffix}")
+    if engine is None:
+        raise ServingError(f"Nothing is deployed: Docker has no container {ENGINE_PROGRAM}{suffix}. {ELSEWHERE} vllm_stack_name.")
+    config, host_config = engine.get("Config") or {}, engine.get("HostConfig") or {}
+    launch = Launch(list(config.get("Cmd") or []), {})
+    router = (docker.container(f"{ROUTER_PROGRAM}{suffix}") or {}).get("Config") or {}
+    image = str(config.get("Image") or "")
+    digest, tag = _DIGEST.search(image), _IMAGE_VERSION.search(image)
+    requests = host_config.get("DeviceRequests") or []
+    ids = [int(number) for request in requests for number in request.get("DeviceIDs") or [] if str(number).isdecimal()]
+    return {
+        **empty_facts(stack, "docker"),
+        "model": served_name(launch.flags),
+        "gpu": _gpu_names(launch.flags, ids, ask, host) if ask and requests else None,
+        "vllm_version": tag.group(1) if tag else None,
+        "image": image,
+        "image_digest": digest.group(0) if digest else None,
+        "router": router.get("Image"),
+        "flags": launch.flags,
+        "engines": 1,
+        "node": host,
+        "cpu": cpu_text(_read(Path("/proc/cpuinfo")) if cpuinfo is None else cpuinfo),
+    }
+
+
 def read_launch(script: str) -> Launch:
     """Return what the text of a launch script starts (see _supervisor.script_text). Of a text that is none, nothing."""
     command: list[str] = []
@@ -274,12 +305,15 @@ def _is_for_cpus(engine: Launch) -> bool:
 def _host_gpu(engine: Launch, ask: Ask, host: str) -> t.Optional[str]:
     """Return the GPUs that the engine uses: those that its environment names, or the first of all."""
     named = engine.environment.get("CUDA_VISIBLE_DEVICES", "")
-    wanted = [int(word) for word in named.split(",") if word.strip().isdecimal()]
+    return _gpu_names(engine.flags, [int(word) for word in named.split(",") if word.strip().isdecimal()], ask, host)
+
+
+def _gpu_names(flags: t.Sequence[str], wanted: t.Collection[int], ask: Ask, host: str) -> t.Optional[str]:
     try:
         rows = host_gpus(ask, host, wanted)
     except ServingError:
         return None
-    products = [gpus.product for gpus in rows[: _tensor_parallel(engine.flags)]]
+    products = [gpus.product for gpus in rows[: _tensor_parallel(flags)]]
     return ", ".join(_times(products.count(product), product) for product in dict.fromkeys(products)) or None
 
 

@@ -377,14 +377,14 @@ def usable(port: int, own_pids: t.Container[int]) -> bool:
         try:
             probe.bind((LOOPBACK, port))
         except OSError:
-            holder = _listener(port)
+            holder = listener(port)
             return holder is not None and holder in own_pids
         return True
 
 
 def port_holder(port: int) -> str:
     """Return who listens on *port*, as people call it."""
-    pid = _listener(port)
+    pid = listener(port)
     if pid is None:
         return "a process of another user"
     with contextlib.suppress(OSError):
@@ -392,7 +392,7 @@ def port_holder(port: int) -> str:
     return "a process that has just ended"
 
 
-def _listener(port: int) -> t.Optional[int]:
+def listener(port: int) -> t.Optional[int]:
     """Return the id of the process that listens on *port*; None when it is of another user."""
     inodes = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):

@@ -19,6 +19,7 @@ import typing as t
 from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _plan, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
+from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
 
 PORT = 11434
 DATA = "/data"
@@ -228,7 +229,7 @@ def _alias(settings: t.Mapping[str, t.Any], name: str) -> t.Optional[str]:
 
 def _check_volume(settings: t.Mapping[str, t.Any], name: str, row: Row) -> None:
     needed = float(row.get("weights_gib") or 0) * VOLUME_SHARE
-    size = _plan.quantity_bytes(settings["ollama_storage_size"]) / 2**30
+    size = quantity_bytes(settings["ollama_storage_size"]) / 2**30
     if needed > size and not settings["ollama_storage_existing_claim"]:
         raise ServingError(
             f"{name} takes {needed:.0f} GiB of the volume, ollama_storage_size is {settings['ollama_storage_size']}. "

@@ -133,6 +133,11 @@ def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> Non
             f"vllm_router_type: production-stack is published as an image only, so the platform {platform} cannot have it. Remove the "
             "line, and vllm-router is taken."
         )
+    check_choices(settings)
+
+
+def check_choices(settings: Settings) -> None:
+    """Raise ServingError for GPUs and ports that contradict each other."""
     ids = settings["vllm_gpu_ids"]
     if ids and settings["vllm_accelerator"] != "nvidia":
         raise ServingError(f"vllm_gpu_ids: {ids} with vllm_accelerator: {settings['vllm_accelerator']}. Remove one of the two.")
@@ -244,7 +249,7 @@ def make(
             "cpu_check": accelerator == "cpu",
             "compiler_check": accelerator == "nvidia" and not row.get("enforce_eager"),
             "python_versions": PYTHON_VERSIONS,
-            "memory_mib": _memory_mib(settings, accelerator, row),
+            "memory_mib": memory_mib(settings, accelerator, row),
             "disk": [
                 *(
                     {"paths": [f"{environments[name]['path']}/{part}" for part in INSTALLED], "mib": kind.disk_mib}
@@ -289,8 +294,8 @@ def _gpu_selection(ids: t.Sequence[t.Any]) -> dict[str, str]:
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(str(number) for number in ids)} if ids else {}
 
 
-def _memory_mib(settings: Settings, accelerator: str, row: _catalog.Row) -> int:
+def memory_mib(settings: Settings, accelerator: str, row: _catalog.Row, router_mib: int = ROUTER_MIB) -> int:
     """What has to be free for engine and router: weights and cache only where they stay in host memory. 0: nobody looks."""
     if not settings["vllm_memory_check"]:
         return 0
-    return ROUTER_MIB + (_capacity.cpu_memory_mib(row) if accelerator == "cpu" else GPU_ENGINE_MIB)
+    return router_mib + (_capacity.cpu_memory_mib(row) if accelerator == "cpu" else GPU_ENGINE_MIB)

@@ -16,9 +16,19 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _cpu, _images, _on_host, _remote, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import (
+    _capacity,
+    _catalog,
+    _cpu,
+    _images,
+    _on_docker,
+    _on_host,
+    _remote,
+    _routers,
+)
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
+from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
 
 Plan = dict[str, t.Any]
 Gpus = t.Sequence[t.Mapping[str, t.Any]]
@@ -31,7 +41,7 @@ MAX_LABEL = 63
 ROUTED = {"serving.llmops/routed": "true"}
 
 # Which router stands in front where the user says `auto`.
-USUAL_ROUTERS = {"kubernetes": "production-stack", "local": "vllm-router", "systemd": "vllm-router"}
+USUAL_ROUTERS = {"kubernetes": "production-stack", "docker": "production-stack", "local": "vllm-router", "systemd": "vllm-router"}
 
 
 class Place(t.NamedTuple):
@@ -80,13 +90,13 @@ UNKNOWN_WEIGHTS_GIB = 100.0
 # Routers watch the engines' pods, so they know at once that one is leaving.
 PRE_STOP_S = 2
 MEMORY_LIMIT = "32Gi"
-QUANTITY_UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, **{f"{unit}i": 2.0 ** (10 * power) for power, unit in enumerate("KMGTPE", 1)}}
-QUANTITY_UNITS.update({unit: 10.0 ** (3 * power) for power, unit in enumerate("MGTPE", 2)})
 
 # Variables that are true or false, and the words for that in YAML and on a command line.
 SWITCHES = (
     "vllm_api_key_enabled",
     "vllm_endpoint_tool_calls",
+    "vllm_docker_host_network",
+    "vllm_docker_ipc_host",
     "vllm_fit_check",
     "vllm_memory_check",
     "vllm_prefetch",
@@ -120,24 +130,27 @@ def make_plan(
     settings = _checked(settings)
     if settings["vllm_endpoint_url"]:
         return _remote.make_plan(settings)
-    on_host = settings["vllm_platform"] in _on_host.PLATFORMS
+    on_host, on_docker = settings["vllm_platform"] in _on_host.PLATFORMS, settings["vllm_platform"] == _on_docker.PLATFORM
     if on_host:
         _on_host.check(settings, options)
-    else:
+    elif not on_docker:
         _refuse_host(settings)
+    (_on_docker.check if on_docker else _on_docker.refuse)(settings, options)
     name = settings["vllm_model_name"]
     row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name, facts)
     if on_host:
         _on_host.check_row(name, row)
     cpu_found = (host or {}).get("cpu")
     if settings["vllm_accelerator"] == "cpu":
-        row = _cpu.settle(settings, name, row, None if on_host else _memory_limit_mib(settings, row), cpu_found)
+        row = _cpu.settle(settings, name, row, None if on_host or on_docker else _memory_limit_mib(settings, row), cpu_found)
     else:
         _cpu.refuse_elsewhere(settings)
     port_of = _on_host.ports(host, settings)
     place = Place(DATA, "0.0.0.0", ENGINE_PORT)
     if on_host:
         place = Place(_on_host.data_dir(settings), _on_host.LOOPBACK, port_of[_on_host.ENGINE])
+    elif on_docker:
+        place = Place(DATA, *_on_docker.listens_at(settings, port_of))
     stack = settings["vllm_stack_name"]
     gpu_count, tensor_parallel = _gpus_wanted(settings, name, row)
     _check_capability(name, row, gpus)
@@ -147,7 +160,7 @@ def make_plan(
     model = prefetch["model_path"] if prefetch else row["model"]
     kv_cache_dtype = _kv_cache_dtype(settings, name, row, gpus, cpu_found)
     args = _engine_args(settings, name, alias, row, kv_cache_dtype, tensor_parallel, model, place)
-    cpu_limit = None if on_host else quantity_bytes(_sizes(settings, row)["cpu_limit"])
+    cpu_limit = None if on_host or on_docker else quantity_bytes(_sizes(settings, row)["cpu_limit"])
     cpu_env = _cpu.environment(settings, row, cpu_limit, cpu_found) if settings["vllm_accelerator"] == "cpu" else {}
     env = _engine_env(settings, row, budget_s, prefetch is not None or model.startswith("/"), place, cpu_env)
     if prefetch:
@@ -190,6 +203,12 @@ def make_plan(
     }
     if on_host:
         part = _on_host.make(settings, row, port_of, args, env, prefetch, gpu_count, budget_s)
+    elif on_docker:
+        entries = {"engine": engine_image(settings), "router": router_image(settings)}
+        common["images"] = list(entries.values())
+        images = {name: entry["by_digest"] for name, entry in entries.items()}
+        models = [name, *filter(None, [alias])]
+        part = _on_docker.make(settings, row, port_of, args, env, prefetch, gpu_count, tensor_parallel, budget_s, images, models)
     else:
         part = _on_kubernetes(settings, row, kv_cache_dtype, args, env, prefetch, gpu_count, tensor_parallel, budget_s)
     return {**common, **part, "endpoint": {**part["endpoint"], "alias": alias}}
@@ -337,7 +356,7 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 def _refuse_host(settings: t.Mapping[str, t.Any]) -> None:
     for name in _on_host.HOST_ONLY:
         if settings[name] not in (None, "", []):
-            raise ServingError(f"{name}: only single hosts have this. Remove it, or set llm_platform: local (or systemd).")
+            raise ServingError(f"{name}: only single hosts have this. Remove it, or set llm_platform: local (or docker, systemd).")
 
 
 def check_dns_label(key: str, value: t.Any) -> None:
@@ -772,17 +791,9 @@ def _fit(settings: t.Mapping[str, t.Any], row: _catalog.Row, kv_cache_dtype: str
     }
 
 
-def quantity_bytes(value: t.Any) -> float:
-    """Return a Kubernetes quantity of memory (``32Gi``, ``500M``) in bytes; one of CPUs (``16``, ``500m``) in CPUs."""
-    text = str(value)
-    number = text.rstrip("mkKMGTPEi")
-    return float(number) * QUANTITY_UNITS[text[len(number) :]]
-
-
 def _router(settings: t.Mapping[str, t.Any], namespace: str, labels: t.Mapping[str, str]) -> dict[str, t.Any]:
-    kind = settings["vllm_router_type"]
     fleet = _routers.Fleet(namespace, labels, ENGINE_PORT, settings["vllm_replicas"])
-    router = _routers.ROUTERS[kind](router_image(settings)["image"], fleet)
+    router = _routers.ROUTERS[settings["vllm_router_type"]](router_image(settings)["image"], fleet)
     sizes: tuple[t.Literal["cpu_request", "memory_request", "memory_limit"], ...] = ("cpu_request", "memory_request", "memory_limit")
     for key in sizes:
         if settings[f"vllm_router_{key}"]:

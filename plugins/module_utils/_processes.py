@@ -57,6 +57,27 @@ def marked(state_dir: str, proc: Path = Path("/proc")) -> list[Process]:
     return sorted(found, key=lambda process: (process.started, process.pid))
 
 
+def belonging(state_dir: str, proc: Path = Path("/proc")) -> list[Process]:
+    """Return what marked returns, and all that these have started, oldest first.
+
+    In a container a process that sets its own title has no file of *state_dir* in memory; the first process there keeps the mark.
+    """
+    found = {process.pid: process for process in marked(state_dir, proc)}
+    others: dict[int, Process] = {}
+    for folder in proc.glob("[0-9]*") if found else ():
+        try:
+            others[int(folder.name)] = _read(folder)
+        except (OSError, ValueError, IndexError):
+            continue  # gone
+    for pid, process in others.items():
+        above = process.parent
+        while above in others and above not in found:
+            above = others[above].parent
+        if above in found:
+            found.setdefault(pid, process)
+    return sorted(found.values(), key=lambda process: (process.started, process.pid))
+
+
 def started_ticks(pid: int, proc: Path = Path("/proc")) -> int:
     """Return when *pid* was started, in clock ticks since the machine booted; with the pid it names a process for good.
 

@@ -38,6 +38,20 @@ class Router(t.TypedDict):
     cpu_request: str
 
 
+class Backends(t.NamedTuple):
+    """Engines that stay at *urls*, all under the same *models* (a name and its aliases).
+
+    The router listens on *host* and *port*. *startup_budget_s*: how long the engines may take to answer for the first time.
+    """
+
+    urls: t.Sequence[str]
+    models: t.Sequence[str]
+    host: str
+    port: int
+    metrics_port: int
+    startup_budget_s: int
+
+
 class Fleet(t.NamedTuple):
     """The engines that a router shall find: pods of *namespace* with all *labels*, listening on *port*."""
 
@@ -100,19 +114,7 @@ def production_stack(image: str, fleet: Fleet) -> Router:
         "--engine-stats-interval", "15",
         "--request-stats-window", "60",
     ]  # fmt: skip
-    return {
-        "type": "production-stack",
-        "image": image,
-        "command": [],
-        "listeners": [{"name": "http", "port": PORT, "metrics_port": PORT, "args": args}],
-        "session_port": PORT,
-        "health_path": "/health",
-        "needs_api_key": True,
-        "cpu_request": "400m",
-        # The image brings a whole vLLM; with less than this it is killed at start (production-stack issue 782).
-        "memory_request": "1Gi",
-        "memory_limit": "4Gi",
-    }
+    return _production_stack(image, PORT, args, needs_api_key=True)
 
 
 def vllm_router(image: str, fleet: Fleet) -> Router:
@@ -127,6 +129,63 @@ def vllm_router(image: str, fleet: Fleet) -> Router:
     listeners: list[Listener] = [{"name": "http", "port": PORT, "metrics_port": METRICS_PORT, "args": spread}]
     if fleet.replicas > 1:
         listeners.append({"name": "sessions", "port": SESSION_PORT, "metrics_port": METRICS_PORT + 1, "args": sticky})
+    return _vllm_router(image, listeners)
+
+
+def vllm_router_on_host(worker_urls: t.Sequence[str], port: int, metrics_port: int, startup_budget_s: int) -> list[str]:
+    """Return the arguments of the Rust router on one machine, in front of engines that stay at *worker_urls*."""
+    where = ["--worker-urls", *worker_urls]
+    # power_of_two refuses to start in front of a single engine
+    return _vllm_router_process("127.0.0.1", port, metrics_port, "consistent_hash", where, startup_budget_s)
+
+
+def production_stack_static(image: str, backends: Backends) -> Router:
+    """The production stack's router in front of engines that stay where they are.
+
+    It takes one name for each backend and asks no engine for more, so an engine with an alias is two backends. It passes over a backend
+    whose host is neither IPv4 nor localhost nor a name with a dot and letters behind the last one, and then ends, because names and
+    backends are not of the same number. Its own health checks send no API key, so they are not turned on.
+    """
+    pairs = [(url, model) for url in backends.urls for model in backends.models]
+    args = [
+        "--host", backends.host,
+        "--port", str(backends.port),
+        "--service-discovery", "static",
+        "--static-backends", ",".join(url for url, _model in pairs),
+        "--static-models", ",".join(model for _url, model in pairs),
+        "--routing-logic", "session",
+        "--session-key", SESSION_HEADER.lower(),
+        "--engine-stats-interval", "15",
+        "--request-stats-window", "60",
+    ]  # fmt: skip
+    return _production_stack(image, backends.port, args, needs_api_key=False)
+
+
+def vllm_router_static(image: str, backends: Backends) -> Router:
+    """The Rust router in front of engines that stay where they are; one process, as in front of one engine."""
+    where = ["--worker-urls", *backends.urls]
+    policy = "consistent_hash"
+    args = _vllm_router_process(backends.host, backends.port, backends.metrics_port, policy, where, backends.startup_budget_s)
+    return _vllm_router(image, [{"name": "http", "port": backends.port, "metrics_port": backends.metrics_port, "args": args}])
+
+
+def _production_stack(image: str, port: int, args: list[str], needs_api_key: bool) -> Router:
+    return {
+        "type": "production-stack",
+        "image": image,
+        "command": [],
+        "listeners": [{"name": "http", "port": port, "metrics_port": port, "args": args}],
+        "session_port": port,
+        "health_path": "/health",
+        "needs_api_key": needs_api_key,
+        "cpu_request": "400m",
+        # The image brings a whole vLLM; with less than this it is killed at start (production-stack issue 782).
+        "memory_request": "1Gi",
+        "memory_limit": "4Gi",
+    }
+
+
+def _vllm_router(image: str, listeners: list[Listener]) -> Router:
     return {
         "type": "vllm-router",
         "image": image,
@@ -139,13 +198,6 @@ def vllm_router(image: str, fleet: Fleet) -> Router:
         "memory_request": "128Mi",
         "memory_limit": "1Gi",
     }
-
-
-def vllm_router_on_host(worker_urls: t.Sequence[str], port: int, metrics_port: int, startup_budget_s: int) -> list[str]:
-    """Return the arguments of the Rust router on one machine, in front of engines that stay at *worker_urls*."""
-    where = ["--worker-urls", *worker_urls]
-    # power_of_two refuses to start in front of a single engine
-    return _vllm_router_process("127.0.0.1", port, metrics_port, "consistent_hash", where, startup_budget_s)
 
 
 def _vllm_router_args(fleet: Fleet, policy: str, port: int, metrics_port: int) -> list[str]:
@@ -175,3 +227,7 @@ def _vllm_router_process(host: str, port: int, metrics_port: int, policy: str, w
 
 
 ROUTERS: dict[str, t.Callable[[str, Fleet], Router]] = {"production-stack": production_stack, "vllm-router": vllm_router}
+STATIC_ROUTERS: dict[str, t.Callable[[str, Backends], Router]] = {
+    "production-stack": production_stack_static,
+    "vllm-router": vllm_router_static,
+}

@@ -45,7 +45,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._apply import (
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._gpu import RESOURCES, node_gpus, placement_obstacle, pod_total
 from ansible_collections.llmops.serving.plugins.module_utils._kube import Kube, KubeError, Object, is_ready, selector_text
-from ansible_collections.llmops.serving.plugins.module_utils._plan import quantity_bytes
+from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
 from ansible_collections.llmops.serving.plugins.module_utils._rollout import pods_of
 
 AUTO, SURGE, RECREATE = "auto", "surge", "recreate"

@@ -375,7 +375,7 @@ def read_host(module: AnsibleModule, host: str) -> list[Gpus]:
 
     rows = host_gpus(ask, host, module.params["gpu_ids"], module.params["min_free_share"])
     state_dir = module.params["replaced_state_dir"]
-    pids = {process.pid for process in _processes.marked(state_dir)} if state_dir else set()
+    pids = {process.pid for process in _processes.belonging(state_dir)} if state_dir else set()
     if pids:
         queries = ("--query-gpu=index,uuid", "--query-compute-apps=gpu_uuid,pid,used_gpu_memory")
         uuids, processes = (ask(query, NVIDIA_SMI_CSV)[1] for query in queries)

@@ -398,7 +398,7 @@ def run_on_host(module: AnsibleModule) -> Result:
         return {**nothing, "summary": f"nvidia-smi lists no GPU on {host}, so there is nothing to guard"}
     rows = _guard.wanted_gpus(rows, 0 if params["gpu_ids"] else params["gpu_count"])
     processes = parse_processes(ask(*NVIDIA_SMI_PROCESSES)[1])
-    own = {process.pid for process in _processes.marked(params["state_dir"])} if params["state_dir"] else set()
+    own = {process.pid for process in _processes.belonging(params["state_dir"])} if params["state_dir"] else set()
     models = _guard.loaded_models(params["ollama_url"]) if params["runtime"] == _guard.VLLM else []
     return _guard.judge_host(rows, processes, models, own, params["runtime"], params["min_free_share"])
 

@@ -120,6 +120,12 @@ options:
         description: Name of the variable that O(ports[].port) comes from, for messages.
         type: str
         default: port
+  own_ports:
+    description: Ports on which the deployment itself listens, though not by processes of its own, as Docker does for containers.
+    type: list
+    elements: int
+    default: []
+    version_added: "0.2.0"
 """
 
 EXAMPLES = r"""
@@ -226,7 +232,7 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
         result.update(python=python.path, python_version=python.text)
         if params["compiler_check"]:
             _host.check_compiler(python)
-    own = _processes.marked(str(state_dir))
+    own = _processes.belonging(str(state_dir))
     disk_free_mib = _host.check_disk(state_dir, missing_mib + params["disk_mib"], title)
     available_mib, own_mib = _host.available_memory_mib(), sum(process.resident_mib for process in own)
     _host.check_memory(params["memory_mib"], available_mib, own_mib, title)
@@ -234,7 +240,8 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
     path = state_dir / "ports.json"
     reserved = _host.read_ports(path)
     requests = [_host.PortRequest(wanted["name"], wanted["usual"], wanted["port"], wanted["variable"]) for wanted in params["ports"]]
-    ports = _host.choose_ports(requests, reserved, {process.pid for process in own})
+    listeners = [_host.listener(port) for port in params.get("own_ports") or []]
+    ports = _host.choose_ports(requests, reserved, {*(process.pid for process in own), *filter(None, listeners)})
     if any(reserved.get(name) != port for name, port in ports.items()):
         changed = True
         if not check_mode:
@@ -278,6 +285,7 @@ def main() -> None:
                 "options": {"paths": {"type": "list", "elements": "path", "required": True}, "mib": {"type": "int", "required": True}},
             },
             "disk_mib": {"type": "int", "default": 0},
+            "own_ports": {"type": "list", "elements": "int", "default": []},
             "ports": {
                 "type": "list",
                 "elements": "dict",

@@ -69,19 +69,24 @@ options:
     default: false
     version_added: "0.2.0"
   supervised:
-    description: Engine and router on a host, as M(llmops.serving.supervisor_apply) or M(llmops.serving.systemd_apply) keeps them running.
+    description:
+      - Engine and router on a host, as M(llmops.serving.supervisor_apply), M(llmops.serving.systemd_apply) or Docker keeps them running.
     type: dict
     version_added: "0.2.0"
     suboptions:
       by:
         description: What keeps them running.
         type: str
-        choices: [supervisord, systemd]
+        choices: [supervisord, systemd, docker]
         default: supervisord
       suffix:
         description: What the names of units have beside those of programs, as O(supervised.by=systemd) was given it.
         type: str
         default: ""
+      docker_host:
+        description: Socket of Docker, with O(supervised.by=docker).
+        type: str
+        default: unix:///var/run/docker.sock
       state_dir:
         description: Folder of the deployment.
         type: path
@@ -277,6 +282,7 @@ import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils._diagnosis import Surroundings, Verdict, View, diagnose, log_cause
+from ansible_collections.llmops.serving.plugins.module_utils._docker import SOCKET, Containers, Docker
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._failure_signs import ANY_ROW
 from ansible_collections.llmops.serving.plugins.module_utils._keepers import Keeper, Watch
@@ -335,6 +341,7 @@ AROUND_S = 30.0
 KEEPERS: dict[str, t.Callable[[t.Mapping[str, t.Any]], Keeper]] = {
     "supervisord": lambda asked: Supervisor(os.path.join(asked["state_dir"], "supervisord.sock")),
     "systemd": lambda asked: Systemd(asked["programs"], asked["suffix"]),
+    "docker": lambda asked: Containers(Docker(asked["docker_host"]), asked["programs"]),
 }
 GREETING = [{"role": "user", "content": "Say hello."}]
 
@@ -913,6 +920,7 @@ def main() -> None:
                 "options": {
                     "by": {"type": "str", "choices": list(KEEPERS), "default": "supervisord"},
                     "suffix": {"type": "str", "default": ""},
+                    "docker_host": {"type": "str", "default": SOCKET},
                     "state_dir": {"type": "path", "required": True},
                     "programs": {"type": "list", "elements": "str", "required": True},
                 },

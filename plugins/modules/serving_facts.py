@@ -21,11 +21,15 @@ options:
   namespace:
     description:
       - Namespace of the stack.
-      - Exactly one of O(namespace) and O(state_dir) is needed.
+      - Exactly one of O(namespace), O(state_dir) and O(docker_host) is needed.
     type: str
   state_dir:
     description: State folder of the deployment on this machine.
     type: path
+  docker_host:
+    description: Socket of the Docker that keeps the containers of the deployment on this machine, as C(unix:///path).
+    type: str
+    version_added: "0.2.0"
   stack:
     description: Name of the stack, the label C(app.kubernetes.io/instance) of its objects.
     type: str
@@ -145,8 +149,9 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.llmops.serving.plugins.module_utils._docker import Docker
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
-from ansible_collections.llmops.serving.plugins.module_utils._facts import cluster_facts, host_facts
+from ansible_collections.llmops.serving.plugins.module_utils._facts import cluster_facts, container_facts, host_facts
 from ansible_collections.llmops.serving.plugins.module_utils._gpu import WSL_FOLDER
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KUBERNETES_ARGS, Kube
 
@@ -161,6 +166,8 @@ def run(
 
     Raises ServingError when nothing is deployed.
     """
+    if params.get("docker_host"):
+        return {"deployment": container_facts(Docker(params["docker_host"]), params["stack"], ask, host or platform.node())}
     if params["state_dir"]:
         return {"deployment": host_facts(Path(params["state_dir"]), params["stack"], ask, host or platform.node())}
     kube = connect(params["kubeconfig"], params["context"])
@@ -175,11 +182,12 @@ def main() -> None:
         argument_spec={
             "namespace": {"type": "str"},
             "state_dir": {"type": "path"},
+            "docker_host": {"type": "str"},
             "stack": {"type": "str", "default": "chat"},
             **KUBERNETES_ARGS,
         },
-        mutually_exclusive=[("namespace", "state_dir")],
-        required_one_of=[("namespace", "state_dir")],
+        mutually_exclusive=[("namespace", "state_dir", "docker_host")],
+        required_one_of=[("namespace", "state_dir", "docker_host")],
         supports_check_mode=True,
     )
     binary = module.get_bin_path("nvidia-smi", opt_dirs=[WSL_FOLDER]) if module.params["state_dir"] else None

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils import _facts
+from ansible_collections.llmops.serving.plugins.module_utils._docker import Docker
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeError, Object
 from ansible_collections.llmops.serving.plugins.module_utils._results import DEPLOYMENT
@@ -312,3 +313,37 @@ def test_cpus_in_words(text: str, expected: t.Optional[str]) -> None:
 
 def test_facts_have_every_key_that_results_know(tmp_path: Path) -> None:
     assert set(DEPLOYMENT) <= set(_facts.empty_facts("chat", "local")) == set(on_host(deployed(tmp_path)))
+
+
+# --- containers of a host -----------------------------------------------------------------------------------------------------------
+
+
+class Containers(Docker):
+    """A Docker that has one engine and its router."""
+
+    found: t.ClassVar[dict[str, t.Any]] = {
+        "vllm-backend-lab": {
+            "Config": {
+                "Image": "vllm/vllm-openai:v0.32.0@sha256:" + "a" * 64,
+                "Cmd": ["vllm", "serve", "Qwen/QwQ-32B", "--served-model-name", "qwen-qwq-32b", "chat", "--tensor-parallel-size", "2"],
+            },
+            "HostConfig": {"DeviceRequests": [{"DeviceIDs": ["2", "3"]}]},
+        },
+        "vllm-router-lab": {"Config": {"Image": "lmcache/lmstack-router:v0.1.12"}},
+    }
+
+    def container(self, name: str) -> t.Optional[dict[str, t.Any]]:
+        return self.found.get(name)
+
+
+def test_what_containers_serve() -> None:
+    facts = _facts.container_facts(Containers(), "lab", None, "gpu-1", "processor : 0\nmodel name : Example CPU\n")
+    assert (facts["platform"], facts["model"], facts["node"], facts["engines"]) == ("docker", "qwen-qwq-32b", "gpu-1", 1)
+    assert (facts["vllm_version"], facts["image_digest"]) == ("0.32.0", "sha256:" + "a" * 64)
+    assert facts["router"] == "lmcache/lmstack-router:v0.1.12"
+    assert facts["flags"][0] == "Qwen/QwQ-32B"
+
+
+def test_no_container_is_deployed() -> None:
+    with pytest.raises(ServingError, match="Nothing is deployed: Docker has no container vllm-backend"):
+        _facts.container_facts(Containers(), "chat", None, "gpu-1")

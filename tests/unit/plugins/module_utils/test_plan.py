@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.llmops.serving.plugins.module_utils import _plan, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _plan, _quantity, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 
 ROLE = Path(__file__).parents[4] / "roles/vllm"
@@ -497,7 +497,7 @@ def test_what_an_engine_on_cpus_may_use_is_its_limit():
     [("32Gi", 32 * 2**30), ("500M", 5e8), ("1k", 1000), ("1.5Gi", 1.5 * 2**30), (1024, 1024), ("1500m", 1.5), ("2Ti", 2**41)],
 )
 def test_a_quantity_in_bytes(quantity, size):
-    assert _plan.quantity_bytes(quantity) == size
+    assert _quantity.quantity_bytes(quantity) == size
 
 
 def test_pods_that_make_room_are_the_engines_and_an_ollama_of_the_stack():

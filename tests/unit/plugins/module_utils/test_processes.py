@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils import _processes
-from ansible_collections.llmops.serving.plugins.module_utils._processes import MARK, end, family, marked, started_ticks
+from ansible_collections.llmops.serving.plugins.module_utils._processes import MARK, belonging, end, family, marked, started_ticks
 
 WAIT = "print('ready', flush=True); import signal; signal.pause()"
 
@@ -68,6 +68,18 @@ def test_processes_of_one_deployment_oldest_first(processes: Processes, tmp_path
     assert pids(tmp_path / "chat") == started
     assert pids(tmp_path / "chat" / ".." / "chat") == started
     assert [process.pid for process in marked(f"{tmp_path}/chat/")] == started
+
+
+def test_what_a_process_of_a_deployment_has_started_belongs_to_it(processes: Processes, tmp_path: Path) -> None:
+    child = "import subprocess, sys; child = subprocess.Popen([sys.executable, '-c', 'import signal; signal.pause()'], env={})"
+    parent = processes.start(f"{child}; print('ready', flush=True); child.wait()", mark=tmp_path)
+    found = belonging(str(tmp_path))
+    try:
+        assert pids(tmp_path) == [parent.pid]
+        assert [process.parent for process in found if process.pid != parent.pid] == [parent.pid]
+    finally:
+        end(found, 0.0)
+    assert belonging(f"{tmp_path}/other") == []
 
 
 def test_what_is_said_about_a_process(processes: Processes, tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+from ansible_collections.llmops.serving.plugins.module_utils._keepers import ProcessInfo
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeError, Object
-from ansible_collections.llmops.serving.plugins.module_utils._supervisor import NotRunningError, ProcessInfo
+from ansible_collections.llmops.serving.plugins.module_utils._logs import tail
+from ansible_collections.llmops.serving.plugins.module_utils._supervisor import NotRunningError
 from ansible_collections.llmops.serving.plugins.modules import router_wait
 from ansible_collections.llmops.serving.tests.unit import stub_openai as stub
 from ansible_collections.llmops.serving.tests.unit.clock import Clock
@@ -781,6 +783,9 @@ class Engine:
             raise self.error
         page = ProcessInfo("open-webui", "FATAL", None, 1, 1, 1, "", "")
         return [page, self.router, *([self.info] if self.info else [])]
+
+    def log_of(self, info: ProcessInfo) -> str:
+        return tail(info.log_at)
 
 
 @pytest.fixture

@@ -1,0 +1,409 @@
+# Copyright (c) 2026 The llmops.serving authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+#
+# PRIVATE: of this collection only; it may change in any release.
+"""The part of the serving plan that is for the platform ``docker``: containers of one host, in a network of their own.
+
+Memory and disk are in MiB. Paths of the host are below the state folder, those of the containers are fixed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import typing as t
+
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _on_host, _processes, _routers
+from ansible_collections.llmops.serving.plugins.module_utils._docker import CONTAINERS, SCRIPTS
+from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
+
+Settings = t.Mapping[str, t.Any]
+
+PLATFORM = "docker"
+ENGINE, ROUTER, ROUTER_METRICS = _on_host.ENGINE, _on_host.ROUTER, _on_host.ROUTER_METRICS
+PREFETCH, PRUNE = "vllm-prefetch", "vllm-prune"
+ENGINE_PORT = 8000
+# By this name the router knows the engine: the production stack's router takes no host without a dot.
+ENGINE_ALIAS = f"{ENGINE}.internal"
+
+# Folders of the state folder, and where containers see them.
+DATA, LOGS = "data", "logs"
+IN_CONTAINER = {DATA: "/data", SCRIPTS: "/opt/llmops-serving", CONTAINERS: "/run/llmops-serving"}
+LAUNCHER = "launch.sh"
+# The scripts of the role that containers run.
+ROLE_SCRIPTS = (LAUNCHER, "fetch_model.py", "prune_models.py", "smoke_model.py", "wait_for_gpu.py")
+LABELS = "serving.llmops"
+
+# What an image takes on disk once it is unpacked (estimates).
+IMAGE_MIB = {"nvidia": 30000, "cpu": 8000, "production-stack": 16000, "vllm-router": 500}
+ROUTER_MIB = {"production-stack": 1000, "vllm-router": 100}
+
+# Variables of the cluster that mean something here, too, and those that are for this platform only.
+SHARED = (
+    "vllm_image",
+    "vllm_image_pull_policy",
+    "vllm_router_image",
+    "vllm_router_memory_limit",
+    "vllm_cpu_limit",
+    "vllm_memory_limit",
+    "vllm_shm_size",
+    "vllm_run_as_user",
+)
+ELSEWHERE = (*(name for name in _on_host.KUBERNETES_ONLY if name not in SHARED), "vllm_python", "vllm_host_user")
+ONLY = ("vllm_docker_host", "vllm_docker_host_network", "vllm_docker_ipc_host", "vllm_bind_address")
+
+_SOCKET = re.compile(r"unix://(/.+)")
+_BINDABLE = re.compile(r"\d{1,3}(\.\d{1,3}){3}|\[?[0-9a-fA-F:]*:[0-9a-fA-F:]*\]?")
+_EVERYWHERE = ("0.0.0.0", "::", "[::]")
+
+
+class Names(t.NamedTuple):
+    """What the stack's things are called: as people look for them, with the stack's name behind them unless it is ``chat``."""
+
+    engine: str
+    router: str
+    prefetch: str
+    prune: str
+    network: str
+
+
+def names(stack: str) -> Names:
+    """Return the names of the stack *stack*."""
+    return Names(
+        engine=name_of(stack, ENGINE),
+        router=name_of(stack, ROUTER),
+        prefetch=name_of(stack, PREFETCH),
+        prune=name_of(stack, PRUNE),
+        network=f"llmops-serving-{stack}",
+    )
+
+
+def name_of(stack: str, name: str) -> str:
+    """Return what the container *name* is called in *stack*."""
+    return name if stack == "chat" else f"{name}-{stack}"
+
+
+def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
+    """Raise ServingError for what the platform does not have. *options* is the role's argument specification, for the defaults."""
+    for name in _set_among(ELSEWHERE, settings, options):
+        raise ServingError(f"{name}: the platform docker has nothing that this could set. Remove it from the inventory.")
+    if settings["vllm_accelerator"] not in ("nvidia", "cpu"):
+        raise ServingError(
+            f"vllm_accelerator: {settings['vllm_accelerator']} is not there yet on the platform docker. It may be nvidia or cpu."
+        )
+    if not _SOCKET.fullmatch(str(settings["vllm_docker_host"])):
+        raise ServingError(
+            f'llm_docker_host: "{settings["vllm_docker_host"]}" is no socket of the host. Give it as unix:///var/run/docker.sock; another '
+            "machine's Docker is reached by making that machine a host of the inventory."
+        )
+    address = str(settings["vllm_bind_address"])
+    if not _BINDABLE.fullmatch(address):
+        raise ServingError(f'llm_bind_address: "{address}" is no address. Give one of the host, or 0.0.0.0 for all of them.')
+    if settings["vllm_engine_port"] and not settings["vllm_docker_host_network"]:
+        raise ServingError(
+            "vllm_engine_port: the engine's port is not published, only the router's is. Remove it, or set vllm_docker_host_network: true."
+        )
+    _on_host.check_choices(settings)
+
+
+def refuse(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
+    """Raise ServingError for a variable of this platform that another one was given."""
+    for name in _set_among(ONLY, settings, options):
+        raise ServingError(f"{name}: only the platform docker has this. Remove it, or set llm_platform: docker.")
+
+
+def _set_among(variables: t.Iterable[str], settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> t.Iterator[str]:
+    for name in variables if options else ():
+        default = (options or {}).get(name, {}).get("default")
+        if (settings[name] or None) != (default or None) and str(settings[name]).lower() != str(default).lower():
+            yield name
+
+
+def listens_at(settings: Settings, port_of: t.Mapping[str, int]) -> tuple[str, int]:
+    """Return on which address and port the engine listens, as its container sees it."""
+    return (_on_host.LOOPBACK, port_of[ENGINE]) if settings["vllm_docker_host_network"] else ("0.0.0.0", ENGINE_PORT)
+
+
+def device_requests(ids: t.Sequence[t.Any], gpu_count: int) -> list[dict[str, t.Any]]:
+    """Return what ``docker run --gpus`` would ask for: GPUs by *ids*, or the first *gpu_count*."""
+    if not gpu_count:
+        return []
+    # Docker keeps a count of 0 beside ids, and a difference to that would look like a change
+    which = {"count": 0, "device_ids": [str(number) for number in ids]} if ids else {"count": gpu_count}
+    return [{"driver": "nvidia", **which, "capabilities": [["gpu"]]}]
+
+
+def make(
+    settings: Settings,
+    row: _catalog.Row,
+    port_of: t.Mapping[str, int],
+    engine_args: list[str],
+    engine_env: dict[str, str],
+    prefetch: t.Optional[t.Mapping[str, t.Any]],
+    gpu_count: int,
+    tensor_parallel: int,
+    budget_s: int,
+    images: t.Mapping[str, str],
+    models: t.Sequence[str],
+) -> dict[str, t.Any]:
+    """Return what the plan holds for this platform only; see docs/architecture.md.
+
+    *port_of*: the ports by program, as _on_host.ports returns. *images*: those of ``engine`` and ``router``. *models*: the names under
+    which the engine serves.
+    """
+    stack, state_dir, accelerator = settings["vllm_stack_name"], settings["vllm_state_dir"], settings["vllm_accelerator"]
+    called, host_network = names(stack), settings["vllm_docker_host_network"]
+    user = f"{settings['vllm_run_as_user']}:{settings['vllm_run_as_user']}"
+    _host, port = listens_at(settings, port_of)
+    engine_url = f"http://{_on_host.LOOPBACK if host_network else ENGINE_ALIAS}:{port}"
+    backends = _routers.Backends(
+        urls=[engine_url],
+        models=models,
+        host=str(settings["vllm_bind_address"]) if host_network else "0.0.0.0",
+        port=port_of[ROUTER] if host_network else _routers.PORT,
+        metrics_port=port_of[ROUTER_METRICS] if host_network else _routers.METRICS_PORT,
+        startup_budget_s=budget_s,
+    )
+    kind = settings["vllm_router_type"]
+    router = _routers.STATIC_ROUTERS[kind](images["router"], backends)
+    listener = router["listeners"][0]
+    address = _reached_at(settings)
+    outside = f"http://{address}:{port_of[ROUTER]}"
+    inside = outside if host_network else f"http://{called.router}:{listener['port']}"
+    secret_env = {key: [f"vllm/{key}"] for key in (["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []) + ["HF_TOKEN"]}
+    share = row.get("gpu_memory_utilization", _capacity.UTILIZATION)
+    weights_mib = math.ceil(float(row.get("weights_gib") or 0) * 1024)
+    hub = row.get("source") != "smoke" and not row["model"].startswith("/")
+    hub_cache = f"{state_dir}/{DATA}/huggingface/hub/models--{row['model'].replace('/', '--')}" if hub else None
+    mark = {_processes.MARK: state_dir}
+    found = [_on_host_path(state_dir, path) for path in (prefetch["creates"] if prefetch else [])]
+    job = _Job(settings, called, user, images["engine"])
+    return {
+        "state_dir": state_dir,
+        "log_dir": f"{state_dir}/{LOGS}",
+        "docker_host": settings["vllm_docker_host"],
+        "network": None if host_network else called.network,
+        "network_mode": "host" if host_network else called.network,
+        "labels": {f"{LABELS}/stack": stack, f"{LABELS}/component": "vllm"},
+        "user": None,
+        "image_check": {
+            "wanted": [
+                {"name": images["engine"], "mib": IMAGE_MIB[accelerator]},
+                {"name": images["router"], "mib": IMAGE_MIB[kind]},
+            ],
+            "pull": settings["vllm_image_pull_policy"],
+        },
+        # how router_wait sees whether they run
+        "supervised": {
+            "by": PLATFORM,
+            "docker_host": settings["vllm_docker_host"],
+            "state_dir": state_dir,
+            "programs": [called.engine, called.router],
+        },
+        "scripts": {f"{SCRIPTS}/{name}": name for name in ROLE_SCRIPTS},
+        "folders": {f"{state_dir}/{DATA}": settings["vllm_run_as_user"]},
+        "engine": {
+            "name": called.engine,
+            "image": images["engine"],
+            "entrypoint": launched(called.engine),
+            "command": ["vllm", "serve", *engine_args],
+            "args": engine_args,
+            # memory of an engine that has just ended comes back a little later
+            "env": {**engine_env, **mark, **({"WAIT_FOR_GPU_SHARE": str(share)} if gpu_count else {})},
+            "secret_env": secret_env,
+            "networks": [] if host_network else [{"name": called.network, "aliases": [ENGINE_ALIAS]}],
+            "port": port,
+            "gpu_count": gpu_count,
+            "device_requests": device_requests(settings["vllm_gpu_ids"], gpu_count),
+            "ipc_mode": "host" if settings["vllm_docker_ipc_host"] else "private",
+            "shm_size": _size(settings["vllm_shm_size"] or f"{2 * max(1, tensor_parallel)}Gi"),
+            "cpus": _cpus(settings["vllm_cpu_limit"]),
+            "memory": _size(settings["vllm_memory_limit"]),
+            "user": user,
+            "mounts": [
+                bind(f"{state_dir}/{DATA}", IN_CONTAINER[DATA]),
+                scripts_mount(state_dir),
+                secrets_mount(state_dir, called.engine),
+                *(bind(path, path, read_only=True) for path in _folders_of_user(row)),
+            ],
+            "published_ports": [],
+            "healthcheck": healthcheck(port, "/health", budget_s),
+            "stop_s": settings["vllm_shutdown_timeout"] + 20,
+        },
+        "router": {
+            "name": called.router,
+            "type": kind,
+            "image": images["router"],
+            "entrypoint": launched(called.router),
+            "command": ["vllm-router", *listener["args"]],
+            "env": {"HOME": "/tmp", **mark},
+            "networks": [] if host_network else [{"name": called.network}],
+            "port": port_of[ROUTER],
+            "memory": _size(settings["vllm_router_memory_limit"] or router["memory_limit"]),
+            "user": user,
+            "mounts": [scripts_mount(state_dir)],
+            "published_ports": [] if host_network else [f"{settings['vllm_bind_address']}:{port_of[ROUTER]}:{listener['port']}"],
+            # the Rust router listens when its engine answers
+            "healthcheck": healthcheck(listener["port"], router["health_path"], budget_s, address if host_network else _on_host.LOOPBACK),
+            "stop_s": 20,
+        },
+        # each variable of a container is a file, in a folder that it alone has
+        "secret_containers": [
+            {"name": called.engine, "user": settings["vllm_run_as_user"], "variables": secret_env},
+            {"name": called.prefetch, "user": settings["vllm_run_as_user"], "variables": {"HF_TOKEN": ["vllm/HF_TOKEN"]}},
+        ],
+        "secrets": {"generate": ["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []},
+        "prefetch": prefetch and {**prefetch, "container": called.prefetch, "creates": found, "command": job.prefetch(prefetch)},
+        "prune": {"command": job.prune()},
+        "hub_model": row["model"] if hub else None,
+        "hub_cache": hub_cache,
+        "host": {
+            "title": f"{settings['vllm_model_name']} on this host",
+            "state_dir_mode": "0700",
+            "systemd": False,
+            "cpu_check": False,
+            "compiler_check": False,
+            "python_versions": [],
+            "find": [*found, *([f"{hub_cache}/refs"] if hub_cache else [])],
+            "memory_mib": _on_host.memory_mib(settings, accelerator, row, ROUTER_MIB[kind]),
+            "disk": [
+                *([{"paths": [f"{hub_cache}/refs"], "mib": weights_mib}] if hub_cache else []),
+                {"paths": [f"{state_dir}/{LOGS}"], "mib": _on_host.LOG_MIB},
+            ],
+            "ports": _ports(settings),
+            "containers": [called.engine, called.router],
+            "gpus": gpu_count > 0,
+        },
+        "templates": ["docker/engine-container.yaml.j2", "docker/router-container.yaml.j2"],
+        "owned_paths": [f"{state_dir}/{name}" for name in (DATA, SCRIPTS)],
+        "endpoint": {
+            "url": f"{outside}/v1",
+            "session_url": f"{inside}/v1",
+            "session_header": _routers.SESSION_HEADER,
+            "router_url": outside,
+            "model": settings["vllm_model_name"],
+            "api_key_secret": {"component": "vllm", "key": "VLLM_API_KEY", "path": f"{state_dir}/secrets/vllm/VLLM_API_KEY"}
+            if settings["vllm_api_key_enabled"]
+            else None,
+        },
+    }
+
+
+def launched(name: str) -> list[str]:
+    """Return the entrypoint of the container *name*: it gives the program its secrets, and says in the log that it begins."""
+    return ["/bin/sh", f"{IN_CONTAINER[SCRIPTS]}/{LAUNCHER}", name]
+
+
+def bind(source: str, target: str, read_only: bool = False) -> dict[str, t.Any]:
+    """Return a mount of a folder or file of the host, as community.docker.docker_container takes it."""
+    return {"type": "bind", "source": source, "target": target, "read_only": read_only}
+
+
+def scripts_mount(state_dir: str) -> dict[str, t.Any]:
+    """Return the mount of the scripts, which all containers have."""
+    return bind(f"{state_dir}/{SCRIPTS}", IN_CONTAINER[SCRIPTS], read_only=True)
+
+
+def secrets_mount(state_dir: str, container: str) -> dict[str, t.Any]:
+    """Return the mount of the secrets of *container*, which it alone has."""
+    return bind(f"{state_dir}/{CONTAINERS}/{container}", IN_CONTAINER[CONTAINERS], read_only=True)
+
+
+def healthcheck(port: int, path: str, start_period_s: int, address: str = _on_host.LOOPBACK) -> dict[str, t.Any]:
+    """Return a health check by the Python of the image: curl is not in all of them."""
+    script = f"import urllib.request as r; r.urlopen('http://{address}:{port}{path}', timeout=5)"
+    return {
+        "test": ["CMD", "python3", "-c", script],
+        "interval": "10s",
+        "timeout": "10s",
+        "retries": 6,
+        # what fails so long does not count
+        "start_period": f"{start_period_s}s",
+    }
+
+
+class _Job(t.NamedTuple):
+    """Containers that run once and are gone, by ``docker run``: its output is their progress."""
+
+    settings: Settings
+    called: Names
+    user: str
+    image: str
+
+    def prefetch(self, prefetch: t.Mapping[str, t.Any]) -> list[str]:
+        """Return the command that fetches or makes the weights."""
+        name, state_dir = self.called.prefetch, self.settings["vllm_state_dir"]
+        mounts = [bind(f"{state_dir}/{DATA}", IN_CONTAINER[DATA]), scripts_mount(state_dir), secrets_mount(state_dir, name)]
+        network = "host" if self.settings["vllm_docker_host_network"] else self.called.network
+        script = ["python3", f"{IN_CONTAINER[SCRIPTS]}/{prefetch['script']}", *prefetch["arguments"]]
+        return self._command(name, network, mounts, prefetch["env"], launched(name), script)
+
+    def prune(self) -> list[str]:
+        """Return the command that lists or removes weights; what to keep follows it."""
+        state_dir = self.settings["vllm_state_dir"]
+        mounts = [bind(f"{state_dir}/{DATA}", IN_CONTAINER[DATA]), scripts_mount(state_dir)]
+        script = [f"{IN_CONTAINER[SCRIPTS]}/prune_models.py", "--data", IN_CONTAINER[DATA]]
+        return self._command(self.called.prune, "none", mounts, {}, ["python3"], script)
+
+    def _command(
+        self,
+        name: str,
+        network: str,
+        mounts: t.Sequence[t.Mapping[str, t.Any]],
+        env: t.Mapping[str, str],
+        entrypoint: t.Sequence[str],
+        words: t.Sequence[str],
+    ) -> list[str]:
+        return [
+            *["docker", "run", "--rm", "--init", "--name", name, "--network", network, "--user", self.user, "--log-driver", "none"],
+            *["--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--pull", "never"],
+            *["--label", f"{LABELS}/stack={self.settings['vllm_stack_name']}"],
+            *(word for mount in mounts for word in ("--mount", _mount_words(mount))),
+            *(word for key, value in env.items() for word in ("--env", f"{key}={value}")),
+            *["--entrypoint", entrypoint[0], self.image, *entrypoint[1:], *words],
+        ]
+
+
+def _mount_words(mount: t.Mapping[str, t.Any]) -> str:
+    words = f"type={mount['type']},source={mount['source']},target={mount['target']}"
+    return f"{words},readonly" if mount["read_only"] else words
+
+
+def _on_host_path(state_dir: str, path: str) -> str:
+    """Return where the host has *path* of the containers' data."""
+    return f"{state_dir}/{DATA}{path[len(IN_CONTAINER[DATA]) :]}"
+
+
+def _folders_of_user(row: _catalog.Row) -> list[str]:
+    """Return the paths of the host that the user's *row* names: a folder with weights, a chat template."""
+    template = row.get("chat_template", "")
+    named = [row["model"], template if template.startswith("/") and not template.startswith(_on_host.IMAGE_FOLDER) else ""]
+    return [path for path in named if path.startswith("/") and row.get("source") != "smoke"]
+
+
+def _ports(settings: Settings) -> list[dict[str, t.Any]]:
+    """Return the ports of the host to reserve: those that are published or, in the host's network, all."""
+    usual = _on_host.USUAL_PORTS
+    router = {"name": ROUTER, "usual": usual[ROUTER], "port": settings["vllm_router_port"], "variable": "vllm_router_port"}
+    if not settings["vllm_docker_host_network"]:
+        return [router]
+    engine = {"name": ENGINE, "usual": usual[ENGINE], "port": settings["vllm_engine_port"], "variable": "vllm_engine_port"}
+    return [router, engine, {"name": ROUTER_METRICS, "usual": usual[ROUTER_METRICS]}]
+
+
+def _reached_at(settings: Settings) -> str:
+    """Return the address at which the host itself reaches the router."""
+    address = str(settings["vllm_bind_address"])
+    return _on_host.LOOPBACK if address in _EVERYWHERE else address
+
+
+def _size(quantity: t.Any) -> t.Optional[str]:
+    """Return a quantity of memory (``2Gi``) in bytes, as Docker takes it; None for none."""
+    return None if quantity in (None, "") else f"{round(quantity_bytes(quantity))}B"
+
+
+def _cpus(quantity: t.Any) -> t.Optional[float]:
+    """Return a number of CPUs (``8``, ``500m``); None for none."""
+    return None if quantity in (None, "") else quantity_bytes(quantity)
