@@ -27,7 +27,7 @@ PAGE, ROUTER, ENGINE, METRICS = 8080, 8000, 8100, 29000
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmops-serving-tests"
 TRAINED = Path(os.environ.get("TEST_TRAINED_DIR") or CACHE / "trained")
 HF_TOKEN = "hf_thistokenisnotonethatahubknows"
-COMMON = {"vllm_accelerator": "cpu", "vllm_model_name": "smoke"}
+COMMON = {"ansible_become": True, "vllm_accelerator": "cpu", "vllm_model_name": "smoke"}
 EXPOSURE_MOST = 2.0
 SMOKE = yaml.safe_load((ROOT / "roles/vllm/vars/models.yml").read_text(encoding="utf-8"))["vllm_models"]["smoke"]
 # rows that install and do not serve as they should
