@@ -11,21 +11,21 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import typing as t
 from pathlib import Path
 
 import chat
 import pytest
 import requests
+import trained
 import yaml
 from remote import KEEP, ROOT, Machine, Played, inventory, play, until, verb
 
 STATE_DIR = "/opt/llmops-serving/chat"
 PROGRAMS = ("vllm-backend", "vllm-router", "open-webui")
 PAGE, ROUTER, ENGINE, METRICS = 8080, 8000, 8100, 29000
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "llmops-serving-tests"
-TRAINED = Path(os.environ.get("TEST_TRAINED_DIR") or CACHE / "trained")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+FILES = Path(os.environ.get("TEST_MACHINES_STATE") or CACHE / "llmops-serving-tests") / "machines"
 HF_TOKEN = "hf_thistokenisnotonethatahubknows"
 COMMON = {"ansible_become": True, "vllm_accelerator": "cpu", "vllm_model_name": "smoke"}
 EXPOSURE_MOST = 2.0
@@ -163,20 +163,11 @@ class Host:
         """Return the folders of trained models."""
         return self.machine.shell(f"find {STATE_DIR} -path '*/models/smoke*' -name config.json -printf '%h\\n' || true").split()
 
-    def keep_trained(self) -> None:
-        """Keep what was trained here for the other platform and for the next run."""
-        for folder in map(Path, self.models()):
-            if not (target := TRAINED / folder.name).exists():
-                shutil.copytree(CACHE / "machines" / self.machine.name / "root" / folder.relative_to("/"), target)
-
     def put_trained(self, row: str) -> None:
-        """Put the model of *row* beside the one that is there, if one is kept: it need not be trained once more."""
+        """Put the model of *row* beside the one that was trained here, if one is kept: another training would show no more."""
         beside = Path(self.models()[0])
-        kept = TRAINED / f"{row}-{beside.name.rpartition('-')[2]}"
-        if kept.exists():
-            root = CACHE / "machines" / self.machine.name / "root"
-            shutil.copytree(kept, root / beside.relative_to("/").with_name(kept.name))
-            self.machine.run("chown", "--recursive", f"--reference={beside}", str(beside.with_name(kept.name)))
+        if trained.put(row, FILES / self.machine.name / "root" / beside.parent.relative_to("/")):
+            self.machine.run("chown", "--recursive", f"--reference={beside}", str(beside.parent / trained.name(row)))
 
 
 @pytest.fixture(scope="module", params=["systemd", "docker"])
@@ -311,7 +302,6 @@ def test_another_model_is_a_line_of_the_inventory(host):
         assert page.models() == ["smoke-json"]
         assert page.chats()
     assert len(host.models()) == 2
-    host.keep_trained()
 
 
 def test_after_a_reboot_it_answers_by_itself(host):
