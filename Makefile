@@ -10,7 +10,7 @@ PYTEST = .venv/bin/python -m pytest
 UNIT = "$(PYTEST) tests/unit" "$(PYTEST) tests/golden tests/playbooks tests/images"
 
 .DEFAULT_GOAL := help
-.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark client-config prune-models pin-images update-images rollback-images mirror-list uninstall-chat lint sanity unit golden test test-local test-cluster docs lock build
+.PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark client-config prune-models pin-images update-images rollback-images mirror-list uninstall-chat lint sanity unit golden test test-local test-cluster test-hosts docs lock build
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ test-local: .venv/ready-dev ## install, use and uninstall the real programs on t
 
 test-cluster: .venv/ready-dev ## modules, manifests and molecule on the cluster that KUBECONFIG names
 	@scripts/test-cluster
+
+test-hosts: .venv/ready-dev ## platforms systemd and docker over SSH, on machines (containers with systemd) that it makes; needs root
+	@scripts/test-hosts
 
 docs: .venv/ready-dev ## write docs/reference.md, docs/catalog.md and docs/parser-matrix.md anew
 	@.venv/bin/python scripts/reference.py
