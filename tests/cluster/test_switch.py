@@ -28,6 +28,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible.module_utils.urls import open_url
+from ansible_collections.llmops.serving.molecule.shared import trained
 from ansible_collections.llmops.serving.tests.unit import stub_hub
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -321,6 +322,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[Stack]:
     namespace = f"{os.environ.get('TEST_NAMESPACE', 'test-switch')}-{secrets.token_hex(3)}"
     stack = Stack(namespace, tmp_path_factory.mktemp("switch"))
     try:
+        trained.volume(namespace, "vllm-models")
         run = stack.run("smoke")
         assert run.status == 0, run.words
         yield stack

@@ -6,6 +6,7 @@ import json
 
 import chat
 import local
+import trained
 
 testinfra_hosts = ["local://"]
 TOOL = {
@@ -33,3 +34,9 @@ def test_the_old_one_does_not():
 def test_chats_and_the_old_model_are_kept():
     assert local.page().chats()
     assert len(list((local.STATE / "models").glob("smoke-*"))) == 2
+
+
+def test_what_was_trained_is_kept_for_tests_that_need_no_training():
+    """Both models have answered as they should; test_transaction.py prunes them."""
+    trained.keep(local.STATE / "models")
+    assert all(map(trained.kept, trained.ROWS)) or not trained.KEPT
