@@ -52,6 +52,9 @@ DATA_FOLDERS = ("models", "huggingface", "cache", "vllm-cache", "home")
 # Scripts that may be wanted on a host, whatever the model is.
 PRUNE_SCRIPT, GPU_WAIT_SCRIPT = "prune_models.py", "wait_for_gpu.py"
 
+# Where the engine's processes meet each other. Left alone, they listen at the host's own address, and ask nobody who comes for a key.
+PRIVATE_RENDEZVOUS = {"VLLM_HOST_IP": LOOPBACK, "GLOO_SOCKET_IFNAME": "lo"}
+
 # What the engine's processes hold of the host's memory beside a GPU (an estimate), and the router (measured).
 GPU_ENGINE_MIB = 4000
 ROUTER_MIB = 100
@@ -215,7 +218,7 @@ def make(
             "name": ENGINE,
             "command": [engine_python, "-m", "vllm.entrypoints.cli.main", "serve", *engine_args],
             "args": engine_args,
-            "env": engine_env | _gpu_selection(settings["vllm_gpu_ids"]),
+            "env": {**PRIVATE_RENDEZVOUS, **engine_env, **_gpu_selection(settings["vllm_gpu_ids"])},
             # memory of an engine that has just ended comes back a little later
             "before": [engine_python, f"{files_dir}/{GPU_WAIT_SCRIPT}", "--min-free-share", str(share)] if gpu_count else [],
             "secret_env": {key: f"vllm/{key}" for key in (["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []) + ["HF_TOKEN"]},
