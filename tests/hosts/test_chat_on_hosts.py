@@ -224,6 +224,9 @@ def test_a_person_chats(host):
 
 
 def test_nobody_elsewhere_reaches_it(host):
+    listening = [line.split()[3] for line in host.machine.run("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()]
+    outside = [address for address in listening if not address.startswith("127.0.0.1:")]
+    assert {address.rpartition(":")[2] for address in outside} == {"22"}, outside
     assert host.machine.reaches(22)
     assert [port for port in (PAGE, ROUTER, ENGINE, METRICS) if host.machine.reaches(port)] == []
 
