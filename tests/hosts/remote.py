@@ -98,7 +98,7 @@ class Machine:
                 assert until(lambda: process.poll() is not None or accepts(here), 30), "ssh did not open the tunnel"
                 yield f"http://127.0.0.1:{here}"
             finally:
-                process.terminate()
+                process.kill()  # an ssh 9.2 that waits misses the gentler signal now and then
 
 
 def accepts(port: int) -> bool:

@@ -224,6 +224,9 @@ def test_a_person_chats(host):
 
 
 def test_nobody_elsewhere_reaches_it(host):
+    listening = [line.split()[3] for line in host.machine.run("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()]
+    outside = [address for address in listening if not address.startswith("127.0.0.1:")]
+    assert {address.rpartition(":")[2] for address in outside} == {"22"}, outside
     assert host.machine.reaches(22)
     assert [port for port in (PAGE, ROUTER, ENGINE, METRICS) if host.machine.reaches(port)] == []
 
@@ -330,9 +333,11 @@ def test_uninstalled_it_keeps_what_is_the_users(host):
 
 def test_purged_it_leaves_nothing(host):
     ok(host.play("uninstall", purge=True))
-    ours = " -o ".join(f"-name '{name}*'" for name in ("*llmops-serving", *PROGRAMS))
+    names = " -o ".join(f"-name '{name}*'" for name in ("*llmops-serving", *PROGRAMS))
     elsewhere = " ".join(f"-not -path '{path}/*'" for path in ("/proc", "/sys", "/var/log", "/var/lib/docker/overlay2"))
-    assert host.machine.shell(f"find / -xdev {elsewhere} '(' {ours} ')'").split() == []
+    left = host.machine.shell(f"find / -xdev {elsewhere} '(' {names} ')'").split()
+    assert set(left) <= {"/opt/llmops-serving"}  # other stacks are beside this one
+    assert host.machine.shell("find /opt/llmops-serving -mindepth 1 2>/dev/null || true") == ""
     listening = host.machine.run("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()
     assert {line.split()[3].rpartition(":")[2] for line in listening} == {"22"}
     if host.platform == "docker":
