@@ -179,23 +179,23 @@ files:
       description: Whether it was written, or would be.
       type: bool
   sample:
-    - {path: /home/ada/client-config/env.sh, mode: "0644", holds_key: false, changed: true}
+    - {path: /srv/ada/client-config/env.sh, mode: "0644", holds_key: false, changed: true}
 removed:
   description: Files of an earlier run that held nothing but a key, and are removed.
   returned: always
   type: list
   elements: str
-  sample: [/home/ada/client-config/api-key]
+  sample: [/srv/ada/client-config/api-key]
 summary:
   description: What a person is told at the end of a run.
   returned: always
   type: dict
   sample:
-    Written: "/home/ada/client-config: README.md, env.sh, endpoint.env, chat.sh"
+    Written: "/srv/ada/client-config: README.md, env.sh, endpoint.env, chat.sh"
     Model: gpt-oss-120b at http://localhost:8000/v1, also as chat
     Key: "in no file; it is taken from $VLLM_API_KEY, or printed by: kubectl -n chatbot get secret ..."
     Reach: "run meanwhile: kubectl -n chatbot port-forward service/vllm-router 8000:8000"
-    Try: /home/ada/client-config/chat.sh, or read /home/ada/client-config/README.md
+    Try: /srv/ada/client-config/chat.sh, or read /srv/ada/client-config/README.md
 """
 
 import contextlib

@@ -58,8 +58,8 @@ def pairs(text: str) -> dict[str, str]:
 
 
 def test_a_plan_for_kubernetes_is_reached_by_a_port_forward() -> None:
-    found = _clients.of_plan(plan(model_name="gpt-oss-120b"), kubeconfig="/home/ada/my config", context="gpu")
-    kubectl = "kubectl --kubeconfig '/home/ada/my config' --context gpu -n chatbot"
+    found = _clients.of_plan(plan(model_name="gpt-oss-120b"), kubeconfig="/srv/ada/my config", context="gpu")
+    kubectl = "kubectl --kubeconfig '/srv/ada/my config' --context gpu -n chatbot"
     assert found["url"] == "http://localhost:8000/v1"
     assert found["inside_url"] == "http://vllm-router.chatbot:8000/v1"
     assert found["reached_by"] == f"{kubectl} port-forward service/vllm-router 8000:8000"
