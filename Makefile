@@ -69,9 +69,7 @@ unit: .venv/ready-dev ## unit tests, golden manifests, and images in a registry 
 golden: .venv/ready-dev ## write the golden manifests anew; look at the diff
 	@GOLDEN_WRITE=1 $(PYTEST) -q tests/golden
 
-test: lint ## everything that needs no cluster
-	@scripts/beside $(UNIT) scripts/sanity
-	@scripts/test-local
+test: lint sanity unit test-local ## everything that needs no cluster
 
 test-local: .venv/ready-dev ## install, use and uninstall the real programs on this machine, with a browser; beside a chat of yours
 	@scripts/test-local
