@@ -159,6 +159,12 @@ class Host:
             return requests.get(f"{url}/ready", timeout=10).status_code == 200
         return False
 
+    def listening(self) -> set[str]:
+        """Return the ports on which the machine listens to others."""
+        lines = self.machine.run("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()
+        addresses = [line.split()[3].rpartition(":") for line in lines]
+        return {port for address, _colon, port in addresses if not address.startswith("127.")}
+
     def models(self) -> list[str]:
         """Return the folders of trained models."""
         return self.machine.shell(f"find {STATE_DIR} -path '*/models/smoke*' -name config.json -printf '%h\\n' || true").split()
@@ -224,9 +230,7 @@ def test_a_person_chats(host):
 
 
 def test_nobody_elsewhere_reaches_it(host):
-    listening = [line.split()[3] for line in host.machine.run("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()]
-    outside = [address for address in listening if not address.startswith("127.0.0.1:")]
-    assert {address.rpartition(":")[2] for address in outside} == {"22"}, outside
+    assert host.listening() == {"22"}
     assert host.machine.reaches(22)
     assert [port for port in (PAGE, ROUTER, ENGINE, METRICS) if host.machine.reaches(port)] == []
 
@@ -338,8 +342,7 @@ def test_purged_it_leaves_nothing(host):
     left = host.machine.shell(f"find / -xdev {elsewhere} '(' {names} ')'").split()
     assert set(left) <= {"/opt/llmops-serving"}  # other stacks are beside this one
     assert host.machine.shell("find /opt/llmops-serving -mindepth 1 2>/dev/null || true") == ""
-    listening = host.machine.run("ss", "--no-header", "--listening", "--tcp", "--numeric").splitlines()
-    assert {line.split()[3].rpartition(":")[2] for line in listening} == {"22"}
+    assert host.listening() == {"22"}
     if host.platform == "docker":
         assert host.machine.run("docker", "ps", "--all", "--quiet").split() == []
         assert host.machine.run("docker", "network", "ls", "--filter", "type=custom", "--quiet").split() == []
