@@ -178,6 +178,8 @@ def make(
     hub = row.get("source") != "smoke" and not row["model"].startswith("/")
     hub_cache = f"{state_dir}/{DATA}/huggingface/hub/models--{row['model'].replace('/', '--')}" if hub else None
     mark = {_processes.MARK: state_dir}
+    # a network of its own keeps others away
+    rendezvous = _on_host.PRIVATE_RENDEZVOUS if host_network else {}
     found = [_on_host_path(state_dir, path) for path in (prefetch["creates"] if prefetch else [])]
     job = _Job(settings, called, user, images["engine"])
     return {
@@ -211,7 +213,7 @@ def make(
             "command": ["vllm", "serve", *engine_args],
             "args": engine_args,
             # memory of an engine that has just ended comes back a little later
-            "env": {**engine_env, **mark, **({"WAIT_FOR_GPU_SHARE": str(share)} if gpu_count else {})},
+            "env": {**rendezvous, **engine_env, **mark, **({"WAIT_FOR_GPU_SHARE": str(share)} if gpu_count else {})},
             "secret_env": secret_env,
             "networks": [] if host_network else [{"name": called.network, "aliases": [ENGINE_ALIAS]}],
             "port": port,
