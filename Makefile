@@ -7,7 +7,7 @@ OUTPUT ?= text
 PLAYBOOK = .venv/bin/ansible-playbook -i $(INVENTORY) $(ANSIBLE_ARGS)
 COMPARED = $(if $(COMPARE),-e '{"results_compare_with": "$(COMPARE)"}')
 PYTEST = .venv/bin/python -m pytest
-UNIT = "$(PYTEST) tests/unit" "$(PYTEST) tests/golden tests/playbooks tests/images"
+UNIT = "$(PYTEST) tests/unit tests/images" "$(PYTEST) tests/golden tests/playbooks"
 
 .DEFAULT_GOAL := help
 .PHONY: help install-chat plan gpu-runtime-guard ollama-preflight verify probe-suite benchmark client-config prune-models pin-images update-images rollback-images mirror-list uninstall-chat lint sanity unit golden test test-local test-cluster test-hosts docs lock build
