@@ -186,9 +186,8 @@ def make(
     """Return what the plan holds for this platform only; see docs/architecture.md. *port_of*: the ports by program, as ports returns."""
     state_dir, accelerator, data = settings["vllm_state_dir"], settings["vllm_accelerator"], data_dir(settings)
     files_dir = f"{state_dir}/scripts"
-    kinds = {"router": ROUTER_ENVIRONMENT, "engine": ENGINE_ENVIRONMENTS[accelerator]}
-    if settings["vllm_platform"] == "local":
-        kinds["supervisor"] = SUPERVISOR_ENVIRONMENT
+    kinds = {"supervisor": SUPERVISOR_ENVIRONMENT} if settings["vllm_platform"] == "local" else {}
+    kinds.update(router=ROUTER_ENVIRONMENT, engine=ENGINE_ENVIRONMENTS[accelerator])
     environments = {name: environment(settings, kind) for name, kind in kinds.items()}
     engine_python = f"{environments['engine']['path']}/bin/python"
     share = row.get("gpu_memory_utilization", _capacity.UTILIZATION)
