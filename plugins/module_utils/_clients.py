@@ -380,7 +380,7 @@ def _picoclaw_legacy(endpoint: Map, key: t.Optional[str], fallbacks: t.Sequence[
 
 
 def _provider(fallback: Map) -> str:
-    return str(fallback["model"]).split("/")[0]
+    return str(fallback["model"]).partition("/")[0]
 
 
 def _root(url: str) -> str:
@@ -507,7 +507,7 @@ def answer(question):
     asked = {{"model": MODEL, "messages": [{{"role": "user", "content": question}}], "stream": True}}
     headers = {{"Authorization": f"Bearer {{api_key()}}", "Content-Type": "application/json"{headers}}}
     request = urllib.request.Request(f"{{URL}}/chat/completions", json.dumps(asked).encode(), headers)
-    with urllib.request.urlopen(request, timeout=300) as reply:
+    with urllib.request.build_opener().open(request, timeout=300) as reply:
         for line in reply:
             data = line.decode().partition("data: ")[2].strip()
             if data and data != "[DONE]":

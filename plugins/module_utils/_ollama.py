@@ -109,7 +109,7 @@ def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -
             "request": {
                 "model": name,
                 # as Ollama lists it
-                "aliases": [f"{alias}:latest"] if alias else [],
+                "aliases": [f"{word}:latest" for word in filter(None, [alias])],
                 "tool_calls": row.get("tools", False),
                 "reasoning": False,
                 "max_model_len": row["context_length"],

@@ -315,7 +315,7 @@ def secrets_mount(state_dir: str, container: str) -> dict[str, t.Any]:
 
 def healthcheck(port: int, path: str, start_period_s: int, address: str = _on_host.LOOPBACK) -> dict[str, t.Any]:
     """Return a health check by the Python of the image: curl is not in all of them."""
-    script = f"import urllib.request as r; r.urlopen('http://{address}:{port}{path}', timeout=5)"
+    script = f"import urllib.request as r; r.build_opener(r.ProxyHandler({{}})).open('http://{address}:{port}{path}', timeout=5)"
     return {
         "test": ["CMD", "python3", "-c", script],
         "interval": "10s",

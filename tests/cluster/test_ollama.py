@@ -132,7 +132,12 @@ class Stack:
             {"name": "program", "configMap": {"name": "program"}},
         ]
         documents = [
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "program"}, "data": {"ollama": FAKE.read_text()}},
+            {
+                "apiVersion": "v1",
+                "kind": "ConfigMap",
+                "metadata": {"name": "program"},
+                "data": {"ollama": f"#!/usr/bin/env python3\n{FAKE.read_text()}"},
+            },
             {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "ollama"}, "spec": claim},
             {
                 "apiVersion": "v1",
