@@ -19,7 +19,7 @@ import pytest
 import requests
 import trained
 import yaml
-from remote import KEEP, ROOT, Machine, Played, inventory, play, until, verb
+from remote import KEEP, ROOT, Machine, Played, inventory, play, until
 
 STATE_DIR = "/opt/llmops-serving/chat"
 PROGRAMS = ("vllm-backend", "vllm-router", "open-webui")
@@ -30,8 +30,10 @@ HF_TOKEN = "hf_thistokenisnotonethatahubknows"
 COMMON = {"ansible_become": True, "vllm_accelerator": "cpu", "vllm_model_name": "smoke"}
 EXPOSURE_MOST = 2.0
 SMOKE = yaml.safe_load((ROOT / "roles/vllm/vars/models.yml").read_text(encoding="utf-8"))["vllm_models"]["smoke"]
-# rows that install and do not serve as they should
-ROWS = {"mute": {**SMOKE, "tool_call_parser": "pythonic"}, "broken": {**SMOKE, "extra_args": ["--no-such-flag"]}}
+# its parser reads another kind of calls than it writes
+MUTE = {**SMOKE, "tool_call_parser": "pythonic"}
+# the programs have started; what is waited for computes on a few cores
+PATIENCE_S = 300
 
 
 class Systemd:
@@ -250,18 +252,18 @@ def test_what_is_secret_belongs_to_whom_it_is_for(host):
     assert not [secret for secret in hidden if secret in seen], "another user of the machine reads a secret"
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_what_is_killed_comes_back(host, program):
-    before = host.programs.pid(program)
-    host.machine.run("kill", "-9", str(before))
-    assert until(lambda: host.programs.pid(program) not in (0, before), 60)
-    assert until(lambda: host.answers() and host.page_answers(), 240)
+def test_what_is_killed_comes_back(host):
+    for program in PROGRAMS:
+        before = host.programs.pid(program)
+        host.machine.run("kill", "-9", str(before))
+        assert until(lambda before=before, program=program: host.programs.pid(program) not in (0, before), 60), program
+    assert until(lambda: host.answers() and host.page_answers(), PATIENCE_S)
 
 
 def test_docker_itself_is_restarted(host):
     only(host, "docker")
     host.machine.run("systemctl", "restart", "docker")
-    assert until(lambda: host.answers() and host.page_answers(), 240)
+    assert until(lambda: host.answers() and host.page_answers(), PATIENCE_S)
     assert "Nothing was changed" in "\n".join(ok(host.play("chat")).words)
 
 
@@ -287,15 +289,14 @@ def test_they_stop_in_order_and_start_again(host):
         assert host.programs.stopped_in_order(program), host.programs.shown()[-3000:]
     for program in PROGRAMS:
         host.programs.start(program)
-    assert until(lambda: host.answers() and host.page_answers(), 240)
+    assert until(lambda: host.answers() and host.page_answers(), PATIENCE_S)
 
 
-@pytest.mark.parametrize(("row", "cause"), [("mute", "tool_call_parser"), ("broken", "--no-such-flag")])
-def test_a_switch_that_fails_is_taken_back(host, row, cause):
-    done = host.play("chat", vllm_model_name=row, vllm_model_configs=ROWS)
+def test_a_switch_to_what_calls_no_tools_is_taken_back(host):
+    done = host.play("chat", vllm_model_name="mute", vllm_model_configs={"mute": MUTE})
     assert done.code != 0
-    assert cause in "\n".join(done.words), done.words
-    assert done.words[-1] == f"smoke answers again; {row} is not served."
+    assert "tool_call_parser" in "\n".join(done.words), done.words
+    assert done.words[-1] == "smoke answers again; mute is not served."
     assert host.answers()
     assert "Nothing was changed" in "\n".join(ok(host.play("chat")).words)
 
@@ -315,15 +316,9 @@ def test_after_a_reboot_it_answers_by_itself(host):
     with host.page() as page:
         kept = page.chats()
     host.machine.reboot()
-    assert until(lambda: host.answers("smoke-json") and host.page_answers(), 300)
+    assert until(lambda: host.answers("smoke-json") and host.page_answers(), PATIENCE_S)
     with host.page() as page:
         assert page.chats() == kept
-
-
-def test_after_a_power_cut_it_answers_by_itself(host):
-    verb("stop", host.machine.name, "--hard")
-    host.machine.up()
-    assert until(lambda: host.answers("smoke-json") and host.page_answers(), 300)
 
 
 def test_uninstalled_it_keeps_what_is_the_users(host):
