@@ -30,10 +30,11 @@ _TOLD = re.compile(r"^(?:[\w. -]+: error|ERROR|error): +(\S.*)$")
 # pydantic has the cause in the line below, and the settings, which can hold a secret, behind it
 _INVALID = re.compile(r"ValidationError: \d+ validation errors? for ")
 _SETTINGS = re.compile(r" \[type=\w+, input_value=.*$")
-# The end of a program that raised nothing: a shell's words, the kernel's, a container runtime's.
+# The end of a program that raised nothing: a shell's words, the kernel's, a container runtime's. (A program that may not place its memory
+# on NUMA nodes says so, and goes on.)
 _BARE = re.compile(
     r"^(?:exec \S+: exec format error|Bus error|Segmentation fault|Illegal instruction|Fatal Python error: .+|thread '.*' panicked at .+"
-    r"|.*nvidia-container-cli: .+|(?!INFO|WARNING|DEBUG)[\w./-]+: (?:.*: )?(?:Permission denied|Operation not permitted"
+    r"|.*nvidia-container-cli: .+|(?!INFO|WARNING|DEBUG|set_mempolicy)[\w./-]+: (?:.*: )?(?:Permission denied|Operation not permitted"
     r"|Read-only file system|No space left on device|exec format error|(?:command )?not found))",
     re.IGNORECASE,
 )

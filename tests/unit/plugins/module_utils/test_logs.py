@@ -228,3 +228,8 @@ def test_the_cause_is_of_the_last_start_or_the_one_before(tmp_path, starts, caus
     path = tmp_path / "log"
     path.write_text("".join(f"{START_MARK} engine, 2026-11-21 10:00:00\n{start}" for start in starts))
     assert cause_in(tail(str(path))) == cause
+
+
+def test_a_program_that_may_not_place_its_memory_goes_on() -> None:
+    assert decisive_line("set_mempolicy: Operation not permitted\nINFO loading weights\n") == ""
+    assert decisive_line("mkdir: cannot create directory: Operation not permitted\n")
