@@ -174,7 +174,7 @@ class Host:
     def put_trained(self, row: str) -> None:
         """Put the model of *row* beside the one that was trained here, if one is kept: another training would show no more."""
         beside = Path(self.models()[0])
-        if trained.put(row, FILES / self.machine.name / "root" / beside.parent.relative_to("/")):
+        if trained.put(row, FILES / self.machine.name / "tree" / beside.parent.relative_to("/")):
             self.machine.run("chown", "--recursive", f"--reference={beside}", str(beside.parent / trained.name(row)))
 
 
