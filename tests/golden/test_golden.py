@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
+from ansible_collections.llmops.serving.tests.golden.rendering import EXPECTED, ROOT, cases, render, text_of
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-EXPECTED = HERE / "expected"
-CASES = sorted(yaml.safe_load((HERE / "inventory.yaml").read_text())["all"]["hosts"])
+CASES = cases("inventory.yaml")
 NEWEST = kubernetes_validate.latest_version()
 
 
@@ -27,20 +20,12 @@ SCRIPT = (SCRIPTS / "smoke_model.py").read_bytes()
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("golden")
-    environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
-    playbook = Path(sys.executable).parent / "ansible-playbook"
-    command = [playbook, "-i", HERE / "inventory.yaml", HERE / "render.yml", "-e", f"output={folder}"]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
-    for path in folder.glob("*.yaml"):
-        manifests = yaml.safe_load(path.read_text())
-        manifests["items"] = [without_scripts(manifest) for manifest in manifests["items"]]
-        text = yaml.safe_dump(manifests, sort_keys=False, width=140, explicit_start=True)
-        path.write_text(text.replace(hashlib.sha256(SCRIPT).hexdigest()[:12], "DIGEST"))
-        if os.environ.get("GOLDEN_WRITE"):
-            shutil.copy(path, EXPECTED)
-    return folder
+    return render("inventory.yaml", "render.yml", tmp_path_factory.mktemp("golden"), tidy)
+
+
+def tidy(manifests):
+    manifests["items"] = [without_scripts(manifest) for manifest in manifests["items"]]
+    return text_of(manifests).replace(hashlib.sha256(SCRIPT).hexdigest()[:12], "DIGEST")
 
 
 def without_scripts(manifest):

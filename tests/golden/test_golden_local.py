@@ -2,38 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
+from ansible_collections.llmops.serving.tests.golden.rendering import EXPECTED, cases, render, text_of
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-EXPECTED = HERE / "expected"
-CASES = sorted(yaml.safe_load((HERE / "local.yaml").read_text())["all"]["hosts"])
+CASES = cases("local.yaml")
 
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("golden-local")
-    environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
-    playbook = Path(sys.executable).parent / "ansible-playbook"
-    command = [playbook, "-i", HERE / "local.yaml", HERE / "render_local.yml", "-e", f"output={folder}"]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
-    for path in folder.glob("*.yaml"):
-        text = yaml.safe_dump(yaml.safe_load(path.read_text()), sort_keys=False, width=140, explicit_start=True)
-        # locks and the smoke models' script have tests of their own; where this checkout lies is nobody's business
-        text = re.sub(r"/\S*/ansible_collections/llmops/serving/", "/collection/", text)
-        path.write_text(re.sub(r"-[0-9a-f]{12}\b", "-DIGEST", re.sub(r"-[0-9a-f]{8}/", "-DIGEST/", text)))
-        if os.environ.get("GOLDEN_WRITE"):
-            shutil.copy(path, EXPECTED)
-    return folder
+    return render("local.yaml", "render_local.yml", tmp_path_factory.mktemp("golden-local"), tidy)
+
+
+def tidy(found):
+    # locks and the smoke models' script have tests of their own; where this checkout lies is nobody's business
+    text = re.sub(r"/\S*/ansible_collections/llmops/serving/", "/collection/", text_of(found))
+    return re.sub(r"-[0-9a-f]{12}\b", "-DIGEST", re.sub(r"-[0-9a-f]{8}/", "-DIGEST/", text))
 
 
 def load(path):

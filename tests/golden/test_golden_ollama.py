@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import kubernetes_validate
 import pytest
 import yaml
+from ansible_collections.llmops.serving.tests.golden.rendering import EXPECTED, cases, render, text_of
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
-EXPECTED = HERE / "expected"
-CASES = sorted(yaml.safe_load((HERE / "ollama.yaml").read_text())["all"]["hosts"])
+CASES = cases("ollama.yaml")
 NEWEST = kubernetes_validate.latest_version()
 
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("golden-ollama")
-    playbook = Path(sys.executable).parent / "ansible-playbook"
-    command = [playbook, "-i", HERE / "ollama.yaml", HERE / "render_ollama.yml", "-e", f"output={folder}"]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
-    for path in folder.glob("*.yaml"):
-        path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()), sort_keys=False, width=140, explicit_start=True))
-        if os.environ.get("GOLDEN_WRITE"):
-            shutil.copy(path, EXPECTED)
-    return folder
+    return render("ollama.yaml", "render_ollama.yml", tmp_path_factory.mktemp("golden-ollama"), text_of)
 
 
 def documents(path):
