@@ -42,10 +42,19 @@ READY_PAUSE_S = 0.5
 # What host_check leaves in the state folder: the lock of a run, and the ports that were chosen.
 RESERVED = {"run.lock", "ports.json"}
 
-COMPONENT_ARGS: dict[str, t.Any] = {
+# What all need that write into a state folder; COMPONENT_ARGS, whoever keeps programs as well.
+FOLDER_ARGS: dict[str, t.Any] = {
     "state_dir": {"type": "path", "required": True},
     "component": {"type": "str", "required": True},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    "files": {"type": "dict", "default": {}},
+    "secret_data": {"type": "dict", "default": {}, "no_log": True},
+    "generate_secrets": {"type": "list", "elements": "str", "default": [], "no_log": False},
+    "remove_paths": {"type": "list", "elements": "path", "default": []},
+    "remove_secrets": {"type": "bool", "default": False, "no_log": False},
+}
+COMPONENT_ARGS: dict[str, t.Any] = {
+    **FOLDER_ARGS,
     "programs": {
         "type": "list",
         "elements": "dict",
@@ -68,12 +77,7 @@ COMPONENT_ARGS: dict[str, t.Any] = {
             "log_backups": {"type": "int", "default": 3},
         },
     },
-    "files": {"type": "dict", "default": {}},
-    "secret_data": {"type": "dict", "default": {}, "no_log": True},
-    "generate_secrets": {"type": "list", "elements": "str", "default": [], "no_log": False},
     "wait_timeout": {"type": "int", "default": 300},
-    "remove_paths": {"type": "list", "elements": "path", "default": []},
-    "remove_secrets": {"type": "bool", "default": False, "no_log": False},
     **PROGRESS_ARGS,
 }
 
@@ -171,6 +175,12 @@ class Wanted(Component):
                 f"The state folder {self.state_dir} belongs to {user_name(found.st_uid)}, and this run is {user_name(os.geteuid())}. "
                 "Run as its owner, or choose another llm_state_dir."
             )
+
+    def refuse_twins(self, elsewhere: t.Mapping[str, str]) -> None:
+        """Raise ServingError for a program that another component has, too. *elsewhere*: components by the names of their programs."""
+        for name in self.wanted:
+            if name in elsewhere:
+                raise ServingError(f"The program {name} of {self.name} is already one of {elsewhere[name]}. Give it another name.")
 
     def check_executables(self, more: t.Mapping[str, str]) -> None:
         """Raise ServingError for a program, or one of *more*, whose executable is not there."""

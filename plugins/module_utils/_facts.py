@@ -25,6 +25,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._openai import Open
 from ansible_collections.llmops.serving.plugins.module_utils._python_environment import normalised
 from ansible_collections.llmops.serving.plugins.module_utils._reach import first_trouble
 from ansible_collections.llmops.serving.plugins.module_utils._results import DEPLOYMENT
+from ansible_collections.llmops.serving.plugins.module_utils._stack import stack_suffix
 from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Layout
 
 if t.TYPE_CHECKING:
@@ -236,7 +237,7 @@ def host_facts(state_dir: Path, stack: str, ask: t.Optional[Ask], host: str, cpu
 
 def container_facts(docker: Docker, stack: str, ask: t.Optional[Ask], host: str, cpuinfo: t.Optional[str] = None) -> Facts:
     """Return the facts of the containers of *stack* on this host. *ask*, *host* and *cpuinfo* are as for host_facts."""
-    suffix = "" if stack == "chat" else f"-{stack}"
+    suffix = stack_suffix(stack)
     engine = docker.container(f"{ENGINE_PROGRAM}{suffix}")
     if engine is None:
         raise ServingError(f"Nothing is deployed: Docker has no container {ENGINE_PROGRAM}{suffix}. {ELSEWHERE} vllm_stack_name.")

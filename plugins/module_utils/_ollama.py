@@ -20,6 +20,7 @@ from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _p
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
+from ansible_collections.llmops.serving.plugins.module_utils._stack import stack_suffix
 
 PORT = 11434
 DATA = "/data"
@@ -64,7 +65,7 @@ Row = dict[str, t.Any]
 
 def object_names(stack: str) -> dict[str, str]:
     """Names of the objects: as documented for the stack "chat", with the stack's name behind them for every other."""
-    suffix = "" if stack == "chat" else f"-{stack}"
+    suffix = stack_suffix(stack)
     return {
         "engine": f"ollama{suffix}",
         "claim": f"ollama{suffix}",

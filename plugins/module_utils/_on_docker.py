@@ -18,6 +18,7 @@ from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _
 from ansible_collections.llmops.serving.plugins.module_utils._docker import CONTAINERS, SCRIPTS
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
+from ansible_collections.llmops.serving.plugins.module_utils._stack import stack_suffix
 
 Settings = t.Mapping[str, t.Any]
 
@@ -82,7 +83,7 @@ def names(stack: str) -> Names:
 
 def name_of(stack: str, name: str) -> str:
     """Return what the container *name* is called in *stack*."""
-    return name if stack == "chat" else f"{name}-{stack}"
+    return name + stack_suffix(stack)
 
 
 def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:

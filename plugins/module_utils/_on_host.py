@@ -15,6 +15,7 @@ import typing as t
 
 from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+from ansible_collections.llmops.serving.plugins.module_utils._stack import stack_suffix
 
 Settings = t.Mapping[str, t.Any]
 
@@ -113,8 +114,7 @@ def data_dir(settings: Settings) -> str:
 
 def suffix(settings: Settings) -> str:
     """Return what the names of units end with: they are the whole machine's, so other stacks than ``chat`` add their own."""
-    stack = settings["vllm_stack_name"]
-    return "" if settings["vllm_platform"] == "local" or stack == "chat" else f"-{stack}"
+    return "" if settings["vllm_platform"] == "local" else stack_suffix(settings["vllm_stack_name"])
 
 
 def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:

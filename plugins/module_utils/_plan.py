@@ -29,6 +29,7 @@ from ansible_collections.llmops.serving.plugins.module_utils import (
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
+from ansible_collections.llmops.serving.plugins.module_utils._stack import stack_suffix
 
 Plan = dict[str, t.Any]
 Gpus = t.Sequence[t.Mapping[str, t.Any]]
@@ -450,7 +451,7 @@ def _alias(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -> t
 
 def object_names(stack: str) -> dict[str, str]:
     """Names of the objects: as documented for the stack "chat", with the stack's name behind them for every other."""
-    suffix = "" if stack == "chat" else f"-{stack}"
+    suffix = stack_suffix(stack)
     return {
         "engine": f"vllm-backend{suffix}",
         "router": f"vllm-router{suffix}",

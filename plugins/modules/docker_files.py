@@ -141,13 +141,19 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils import _docker, _supervisor
-from ansible_collections.llmops.serving.plugins.module_utils._component import Component, Unwanted, Wanted, read_text, run_component, write
+from ansible_collections.llmops.serving.plugins.module_utils._component import (
+    FOLDER_ARGS,
+    Component,
+    Unwanted,
+    Wanted,
+    read_text,
+    run_component,
+    write,
+)
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 
 ARGS: dict[str, t.Any] = {
-    "state_dir": {"type": "path", "required": True},
-    "component": {"type": "str", "required": True},
-    "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+    **FOLDER_ARGS,
     "containers": {
         "type": "list",
         "elements": "dict",
@@ -159,11 +165,6 @@ ARGS: dict[str, t.Any] = {
         },
     },
     "folders": {"type": "dict", "default": {}},
-    "files": {"type": "dict", "default": {}},
-    "secret_data": {"type": "dict", "default": {}, "no_log": True},
-    "generate_secrets": {"type": "list", "elements": "str", "default": [], "no_log": False},
-    "remove_paths": {"type": "list", "elements": "path", "default": []},
-    "remove_secrets": {"type": "bool", "default": False, "no_log": False},
 }
 
 

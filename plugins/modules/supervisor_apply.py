@@ -180,9 +180,7 @@ class Present(Supervised, Wanted):
         """Write, start and stop what differs, and return the result of the module."""
         self.check_place()
         self.read_programs()
-        for name in self.wanted:
-            if name in self.elsewhere:
-                raise ServingError(f"The program {name} of {self.name} is already one of {self.elsewhere[name]}. Give it another name.")
+        self.refuse_twins(self.elsewhere)
         if not self.check_mode:
             self.check_executables({"supervisord": self.params["supervisord"]})
         self.make_folders([self.layout.scripts, self.layout.confs, self.layout.logs])

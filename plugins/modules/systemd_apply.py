@@ -194,9 +194,7 @@ class Present(Units, Wanted):
         """Write, start and stop what differs, and return the result of the module."""
         self.check_place()
         self.read_units()
-        for name in self.wanted:
-            if name in self.elsewhere:
-                raise ServingError(f"The program {name} of {self.name} is already one of {self.elsewhere[name]}. Give it another name.")
+        self.refuse_twins(self.elsewhere)
         if not self.check_mode:
             self.check_executables({})
         self.make_folders([self.layout.scripts])
