@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # PRIVATE: of this collection only; it may change in any release.
-"""What a machine has, and whether programs can be installed and kept running there: CPU, memory, disk, Python, ports, one run at a time.
+"""What a machine has, and whether programs can be installed and kept running there: CPU, memory, disk, Python, ports.
 
 Linux only. Memory and disk are in MiB (2**20 bytes).
 """
@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes.util
-import datetime
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -25,7 +23,6 @@ import subprocess
 import typing as t
 from pathlib import Path
 
-from ansible_collections.llmops.serving.plugins.module_utils import _processes
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 
 MIB = 2**20
@@ -38,8 +35,6 @@ CPU_FEATURES = frozenset({"avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf1
 SOCKET = "supervisord.sock"
 # The first systemd that hands secrets to units (LoadCredential).
 LEAST_SYSTEMD = 247
-# Commands of Ansible that run a play from its beginning to its end.
-RUNS = (b"ansible", b"ansible-console", b"ansible-playbook")
 # sun_path of a Unix socket holds 108 bytes with the last zero (unix(7)); supervisord makes it under its name with a dot and its pid first.
 LONGEST_STATE_DIR = 107 - len("/" + SOCKET + ".1234567")
 
@@ -54,55 +49,6 @@ class Python(t.NamedTuple):
     def text(self) -> str:
         """The version as people write it."""
         return ".".join(map(str, self.version))
-
-
-# --- one run at a time --------------------------------------------------------------------------------------------------------------
-
-
-def take_lock(state_dir: Path, run_pid: int, proc: Path = Path("/proc")) -> None:
-    """Write into ``run.lock`` that the process *run_pid* works on *state_dir*, or raise ServingError when another one does.
-
-    The lock ends with its process, however that ends: a process is named by its id and the moment it was started.
-    """
-    path = state_dir / "run.lock"
-    mine = {"pid": run_pid, "started": _processes.started_ticks(run_pid, proc)}
-    with open(path, "a+", encoding="utf-8", errors="replace") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        holder = _holder(file.read(), proc)
-        if holder == mine:
-            return
-        if holder is not None:
-            since = datetime.datetime.fromtimestamp(path.stat().st_mtime).strftime("%H:%M:%S")
-            raise ServingError(
-                f"Another run works on {state_dir} since {since} (process {holder['pid']}). Wait until it is done, or end it: "
-                f"kill {holder['pid']}"
-            )
-        file.truncate(0)
-        file.write(json.dumps(mine))
-
-
-def _holder(text: str, proc: Path) -> t.Optional[dict[str, int]]:
-    """Return who holds the lock; None when nobody does any more. In a container, one that was killed can stay a zombie for ever."""
-    try:
-        holder: dict[str, int] = json.loads(text)
-        return holder if _processes.runs(holder["pid"], holder["started"], proc) else None
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def run_process(proc: Path = Path("/proc"), start: t.Optional[int] = None) -> int:
-    """Return the id of the process that is the whole run: the topmost ansible-playbook above this module, else what started it."""
-    pid = os.getpid() if start is None else start
-    above = list(_processes.ancestors(pid, proc))
-    found = above[0] if above else pid
-    # whoever may not see the processes of others (hidepid) sees those of the run
-    with contextlib.suppress(OSError):
-        for parent in above:
-            words = (proc / str(parent) / "cmdline").read_bytes().split(b"\0")[:2]
-            if parent > 1 and any(os.path.basename(word) in RUNS for word in words):
-                found = parent
-    return found
 
 
 # --- what the machine is ------------------------------------------------------------------------------------------------------------

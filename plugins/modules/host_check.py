@@ -14,7 +14,8 @@ author: ["The llmops.serving authors (@llmops)"]
 description:
   - Looks at the operating system, the CPU, the memory, the disk, the Python interpreters and the ports of the machine that it runs on,
     before anything is installed there.
-  - Keeps two runs from working on the same deployment at a time. The lock is the run's (of C(ansible-playbook)), and ends with it.
+  - Keeps two runs from working on the same deployment at a time. The lock is the run's (of C(ansible-playbook)), and ends with it. For
+    a run that was started on another machine than the one that asks, it ends with the SSH connection.
   - Chooses ports, and keeps what it has chosen for later runs.
   - Linux on x86-64 or aarch64 only; anything else ends in a message.
 attributes:
@@ -46,6 +47,28 @@ options:
     description: Whether this host has to be run by a systemd for which this user may make units.
     type: bool
     default: false
+    version_added: "0.2.0"
+  run:
+    description: Who asks. The action plugin of the same name gives it; by default it is the process of Ansible above the module.
+    type: dict
+    suboptions: &run
+      node:
+        description: The machine that the run was started on, until it boots again.
+        type: str
+        required: true
+      pid:
+        description: The run's process there.
+        type: int
+        required: true
+      started:
+        description: When that was started, in clock ticks since the machine booted.
+        type: int
+        required: true
+    version_added: "0.2.0"
+  over:
+    description: A run that is known to have ended, as RV(holder) names it. It holds no lock any more.
+    type: dict
+    suboptions: *run
     version_added: "0.2.0"
   find:
     description: Paths to look for.
@@ -150,6 +173,11 @@ found:
   type: list
   elements: str
   sample: [/srv/chat/models/smoke-0123456789ab]
+holder:
+  description: The run that works on O(state_dir).
+  returned: when it fails for that
+  type: dict
+  sample: {node: "laptop/1b4e28ba-2fa1-11d2-883f-0016d3cca427/pid:[4026531836]", pid: 4711, started: 1234567}
 ports:
   description: The port of each program that one was asked for.
   returned: always
@@ -209,8 +237,15 @@ import typing as t
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.llmops.serving.plugins.module_utils import _host, _processes
+from ansible_collections.llmops.serving.plugins.module_utils import _host, _processes, _run_lock
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
+from ansible_collections.llmops.serving.plugins.module_utils._run_lock import Run
+
+RUN: dict[str, t.Any] = {
+    "node": {"type": "str", "required": True},
+    "pid": {"type": "int", "required": True},
+    "started": {"type": "int", "required": True},
+}
 
 
 def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.Any]:
@@ -223,7 +258,8 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
         _host.check_systemd()
     changed = params["create"] and _host.make_state_dir(state_dir, dry=check_mode, mode=int(params["state_dir_mode"], 8))
     if not check_mode and state_dir.is_dir():
-        _host.take_lock(state_dir, _host.run_process())
+        asking, over = (Run(**params[key]) if params.get(key) else None for key in ("run", "over"))
+        _run_lock.take(state_dir, asking, over)
     missing_mib = sum(item["mib"] for item in params["disk"] if not all(map(os.path.exists, item["paths"])))
     result: dict[str, t.Any] = {}
     if params["python_versions"] and (missing_mib or not params["disk"]):
@@ -271,6 +307,8 @@ def main() -> None:
             "state_dir_mode": {"type": "str", "default": "0700"},
             "create": {"type": "bool", "default": True},
             "systemd": {"type": "bool", "default": False},
+            "run": {"type": "dict", "options": RUN},
+            "over": {"type": "dict", "options": RUN},
             "find": {"type": "list", "elements": "path", "default": []},
             "title": {"type": "str", "default": "This deployment"},
             "cpu_check": {"type": "bool", "default": False},

@@ -122,15 +122,28 @@ def inventory(path: Path, machines: list[Machine], **variables: t.Any) -> Path:
     return path
 
 
-def play(playbook: str, path: Path, *words: str, environ: t.Optional[dict[str, str]] = None, **variables: t.Any) -> Played:
-    """Play *playbook* with the inventory at *path* as make does."""
+def play(
+    playbook: str,
+    path: Path,
+    *words: str,
+    through: t.Sequence[str] = (),
+    environ: t.Optional[dict[str, str]] = None,
+    **variables: t.Any,
+) -> Played:
+    """Play *playbook* with the inventory at *path* as make does; *through* is a command that runs another one."""
     command = [ROOT / ".venv/bin/ansible-playbook", "-i", path, *words, ROOT / f"playbooks/{playbook}.yml"]
     if variables:
         command[1:1] = ["-e", json.dumps(variables)]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("SMOKE_") and key != "KUBECONFIG"}
     paths = {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(ROOT / ".venv/collections")}
     done = subprocess.run(
-        command, cwd=ROOT, env=kept | paths | (environ or {}), stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        [*through, *command],
+        cwd=ROOT,
+        env=kept | paths | (environ or {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     last = [line for line in done.stdout.rpartition("PLAY RECAP")[2].splitlines()[1:] if line and "ok=" not in line]
     return Played(done.returncode, last, done.stdout + done.stderr)

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 import typing as t
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import chat
@@ -129,8 +130,10 @@ class Host:
         self.programs.prepare()
         inventory(self.inventory, [self.machine], llm_platform=self.platform, **COMMON, **self.programs.variables)
 
-    def play(self, playbook: str, *words: str, **variables: t.Any) -> Played:
-        return play(playbook, self.inventory, *words, environ={"HF_TOKEN": HF_TOKEN}, **variables)
+    def play(
+        self, playbook: str, *words: str, through: tuple[str, ...] = (), environ: t.Optional[dict[str, str]] = None, **variables: t.Any
+    ) -> Played:
+        return play(playbook, self.inventory, *words, through=through, environ={"HF_TOKEN": HF_TOKEN, **(environ or {})}, **variables)
 
     def secret(self, name: str) -> str:
         return self.machine.run("cat", f"{STATE_DIR}/secrets/{name}").strip()
@@ -218,6 +221,25 @@ def test_again_it_changes_nothing_and_says_so(host):
 def test_a_preview_finds_nothing_to_do(host):
     done = ok(host.play("chat", "--check", "--diff"))
     assert "changed=0 " in done.recap
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_second_run_is_refused_while_one_is_at_work(host, tmp_path_factory, elsewhere):
+    # another node: processes that nobody here sees, and SSH connections of its own
+    ssh = {
+        "ANSIBLE_SSH_CONTROL_PATH_DIR": str(tmp_path_factory.mktemp("ssh")),
+        "ANSIBLE_SSH_ARGS": "-o ControlMaster=auto -o ControlPersist=1s",
+    }
+    other = {"through": ("unshare", "--pid", "--fork", "--mount-proc"), "environ": ssh} if elsewhere else {}
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(host.play, "chat", **options) for options in ({}, other)]
+    refused = [run.result() for run in runs if run.result().code != 0]
+    assert len(refused) == 1, [run.result().output[-500:] for run in runs]
+    said = re.search(r"Another run works on \S+ since \S+ \(process \d+( on \S+)?\)", "\n".join(refused[0].words))
+    assert said, refused[0].words
+    assert bool(said[1]) == elsewhere
+    # a connection outlives its run
+    assert until(lambda: host.play("chat").code == 0, 90)
 
 
 def test_verify_passes_every_step(host):

@@ -1,15 +1,13 @@
 # Copyright (c) 2026 The llmops.serving authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a machine has, on files of a /proc that the test wrote; locks, interpreters and ports of this machine are real."""
+"""What a machine has, on files of a /proc that the test wrote; interpreters and ports of this machine are real."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
-import subprocess
 import sys
 import typing as t
 from pathlib import Path
@@ -21,87 +19,6 @@ from ansible_collections.llmops.serving.plugins.module_utils._host import PortRe
 
 MIB = 2**20
 HERE = sys.version_info[:2]
-
-
-# --- one run at a time --------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def other() -> t.Iterator[subprocess.Popen[bytes]]:
-    """Another process, which sleeps until it is killed."""
-    with subprocess.Popen(["sleep", "600"]) as process:
-        yield process
-        process.kill()
-
-
-def lock_of(folder: Path) -> t.Any:
-    return json.loads((folder / "run.lock").read_text())
-
-
-def test_a_lock_is_its_holders_until_that_ends(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
-    _host.take_lock(tmp_path, other.pid)
-    _host.take_lock(tmp_path, other.pid)
-    with pytest.raises(ServingError, match=rf"Another run works on {tmp_path} since .*Wait until it is done, or end it: kill {other.pid}$"):
-        _host.take_lock(tmp_path, os.getpid())
-    other.kill()
-    other.wait()
-    _host.take_lock(tmp_path, os.getpid())
-    assert lock_of(tmp_path)["pid"] == os.getpid()
-
-
-def test_a_zombie_holds_no_lock(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
-    _host.take_lock(tmp_path, other.pid)
-    other.kill()
-    os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
-    _host.take_lock(tmp_path, os.getpid())
-    assert lock_of(tmp_path)["pid"] == os.getpid()
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"pid": 1}', b'{"pid": "x", "started": 1}'])
-def test_a_damaged_lock_is_none(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "run.lock").write_bytes(content)
-    _host.take_lock(tmp_path, os.getpid())
-    assert lock_of(tmp_path)["pid"] == os.getpid()
-
-
-def test_whoever_got_the_id_of_a_holder_that_is_gone_does_not_hold_its_lock(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
-    _host.take_lock(tmp_path, other.pid)
-    before = lock_of(tmp_path)
-    (tmp_path / "run.lock").write_text(json.dumps({**before, "started": before["started"] - 1}))
-    _host.take_lock(tmp_path, os.getpid())
-    assert lock_of(tmp_path)["pid"] == os.getpid()
-
-
-# processes by id, each with its parent and its command line
-PLAY = {
-    1: (0, "init"),
-    10: (1, "bash"),
-    20: (10, "make install-chat"),
-    30: (20, "/opt/venv/bin/python /opt/venv/bin/ansible-playbook chat.yml"),
-    31: (30, "/opt/venv/bin/python /opt/venv/bin/ansible-playbook chat.yml"),
-    40: (31, "/bin/sh -c python3 ansible-tmp-1/module"),
-    50: (40, "python3 ansible-tmp-1/module"),
-}
-
-
-@pytest.mark.parametrize(
-    ("processes", "run"),
-    [
-        (PLAY, 30),
-        ({**PLAY, 10: (1, "vim ansible.cfg")}, 30),
-        # a play that starts another one is the run
-        ({**PLAY, 10: (1, "/usr/bin/ansible localhost -m shell")}, 10),
-        ({**PLAY, 30: (20, "python3 own.py"), 31: (30, "sh")}, 40),
-        # parents of another user are hidden
-        ({number: process for number, process in PLAY.items() if number > 20}, 30),
-    ],
-)
-def test_the_run_is_the_topmost_ansible(tmp_path: Path, processes: dict[int, tuple[int, str]], run: int) -> None:
-    for number, (parent, command) in processes.items():
-        (tmp_path / str(number)).mkdir()
-        (tmp_path / f"{number}/stat").write_text(f"{number} (a) b) S {parent} 1 1")
-        (tmp_path / f"{number}/cmdline").write_bytes(command.replace(" ", "\0").encode() + b"\0")
-    assert _host.run_process(tmp_path, 50) == run
 
 
 # --- what there is for computing ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.llmops.serving.plugins.module_utils import _host
+from ansible_collections.llmops.serving.plugins.module_utils import _host, _processes, _run_lock
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.modules import host_check
 
@@ -83,16 +83,19 @@ def test_check_mode_writes_nothing(state_dir: Path) -> None:
 
 def test_the_lock_is_the_runs(state_dir: Path) -> None:
     run(state_dir)
-    assert json.loads((state_dir / "run.lock").read_text())["pid"] == _host.run_process()
+    assert json.loads((state_dir / "run.lock").read_text())["run"] == _run_lock.this_run()._asdict()
 
 
 def test_another_run_keeps_it_from_all(state_dir: Path) -> None:
     with subprocess.Popen(["sleep", "600"]) as other:
         state_dir.mkdir(parents=True)
-        _host.take_lock(state_dir, other.pid)
-        with pytest.raises(ServingError, match="Another run works on"):
+        holder = _run_lock.this_run()._replace(pid=other.pid, started=_processes.started_ticks(other.pid))._asdict()
+        run(state_dir, run=holder)
+        with pytest.raises(ServingError, match="Another run works on") as refused:
             run(state_dir, ports=[port("app", free_port())])
+        assert refused.value.details == {"holder": holder}
         assert not (state_dir / "ports.json").exists()
+        run(state_dir, over=holder)
         other.kill()
 
 
