@@ -52,7 +52,7 @@ SHARED = (
     "vllm_shm_size",
     "vllm_run_as_user",
 )
-ELSEWHERE = (*(name for name in _on_host.KUBERNETES_ONLY if name not in SHARED), "vllm_python", "vllm_host_user")
+ELSEWHERE = (*(name for name in _on_host.KUBERNETES_ONLY if name not in SHARED), "vllm_python", "vllm_wheel_dir", "vllm_host_user")
 ONLY = ("vllm_docker_host", "vllm_docker_host_network", "vllm_docker_ipc_host", "vllm_bind_address")
 
 _SOCKET = re.compile(r"unix://(/.+)")

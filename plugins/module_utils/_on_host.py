@@ -95,7 +95,7 @@ KUBERNETES_ONLY = (
     "vllm_hf_token_secret",
     "vllm_service_monitor_labels",
 )
-HOST_ONLY = ("vllm_state_dir", "vllm_router_port", "vllm_engine_port", "vllm_gpu_ids", "vllm_python")
+HOST_ONLY = ("vllm_state_dir", "vllm_router_port", "vllm_engine_port", "vllm_gpu_ids", "vllm_python", "vllm_wheel_dir")
 # These have a default that is right where they are used.
 HOST_DEFAULTS = ("vllm_host_user",)
 

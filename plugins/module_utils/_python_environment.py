@@ -141,13 +141,19 @@ def normalised(name: str) -> str:
 
 
 class Installer:
-    """Makes environments with the interpreter *python*."""
+    """Makes environments with the interpreter *python*, from *wheel_dir* alone where that is given."""
 
     def __init__(
-        self, python: str, extra_index_url: str = "", progress: t.Optional[Progress] = None, now: t.Callable[[], float] = time.monotonic
+        self,
+        python: str,
+        extra_index_url: str = "",
+        progress: t.Optional[Progress] = None,
+        now: t.Callable[[], float] = time.monotonic,
+        wheel_dir: str = "",
     ) -> None:
         self.python = python
         self.extra_index_url = extra_index_url
+        self.wheel_dir = wheel_dir
         self.progress = progress or Progress()
         self._now = now
 
@@ -158,6 +164,8 @@ class Installer:
         """
         start = self._now()
         stamp = environment.stamp()
+        if not stamp and self.wheel_dir:
+            check_wheels(environment, self.wheel_dir)
         packages = stamp["packages"] if stamp else len({pin.name for pin in environment.pins})
         if not stamp and not check_mode:
             packages = self._install(environment)
@@ -165,7 +173,7 @@ class Installer:
             "path": str(environment.path),
             "changed": not stamp,
             "packages": packages,
-            "download_mib": 0 if stamp else environment.download_mib,
+            "download_mib": 0 if stamp or self.wheel_dir else environment.download_mib,
             "seconds": round(self._now() - start, 1),
             "older": environment.older(),
         }
@@ -263,14 +271,14 @@ class _Run:
         local = ", ".join(f"{pin.name}=={pin.version}" for pin in self.environment.pins if pin.local)
         if local:
             code, lines = self._pip(LOCAL_REQUIREMENTS, raw)
-            if code and lacks(lines):
+            if code and lacks(lines) and not self.installer.wheel_dir:
                 code, lines = self._from_extra_index(local, raw)
             if code:
-                raise failure(self.environment, lines, code)
+                raise failure(self.environment, lines, code, self.installer.wheel_dir)
         if not all(pin.local for pin in self.environment.pins):
             code, lines = self._pip(REQUIREMENTS, raw)
             if code:
-                raise failure(self.environment, lines, code)
+                raise failure(self.environment, lines, code, self.installer.wheel_dir)
 
     def _from_extra_index(self, local: str, raw: bool) -> tuple[int, list[str]]:
         url = self.installer.extra_index_url
@@ -296,7 +304,8 @@ class _Run:
     @property
     def _pip_install(self) -> list[str]:
         options = "--no-deps --no-compile --only-binary=:all: --no-input --disable-pip-version-check --retries 2"
-        return [str(self.environment.python), "-m", "pip", "install", *options.split()]
+        source = ["--no-index", "--find-links", self.installer.wheel_dir] if self.installer.wheel_dir else []
+        return [str(self.environment.python), "-m", "pip", "install", *options.split(), *source]
 
     def _command(self, command: list[str], environ: t.Optional[dict[str, str]] = None, hear: bool = False) -> tuple[int, list[str]]:
         """Run *command*, and return its exit code and its lines; with *hear*, its lines are those of the packages' installation."""
@@ -344,7 +353,24 @@ class _Run:
             (folder / "METADATA").write_text(head + blank + body, encoding="utf-8")
 
 
-def failure(environment: Environment, lines: t.Sequence[str], code: int = 1) -> ServingError:
+def check_wheels(environment: Environment, folder: str) -> None:
+    """Raise ServingError when *folder* has no wheel of a package. Which versions they are, and for which machine, is for pip to say."""
+    try:
+        there = {normalised(name.partition("-")[0]) for name in os.listdir(folder) if name.endswith(".whl")}
+    except OSError as exc:
+        raise ServingError(
+            f"{environment.title}: cannot read the wheel folder {folder} ({exc.strerror}). Copy it to this host, or remove llm_wheel_dir."
+        ) from None
+    # a marker may say that this machine does not want it
+    missing = [pin.name for pin in environment.pins if ";" not in pin.line and pin.name not in there]
+    if missing:
+        named = f"{', '.join(missing[:3])} and {len(missing) - 3} more" if len(missing) > 4 else ", ".join(missing)
+        raise ServingError(
+            f"{environment.title}: the wheel folder {folder} lacks {named}. Fill it with pip download, as docs/hosts.md says."
+        )
+
+
+def failure(environment: Environment, lines: t.Sequence[str], code: int = 1, wheel_dir: str = "") -> ServingError:
     """Return the error for a pip that ended with *code*, having printed *lines*."""
     line, text = last_line(lines), "\n".join(lines)
     if code == -9 or "MemoryError" in text:
@@ -355,7 +381,8 @@ def failure(environment: Environment, lines: t.Sequence[str], code: int = 1) -> 
         cause = f"{line}. Everything under {environment.path.parent} has to belong to the user who runs this."
     elif lacks(lines):
         machine = f"Python {_python_version(environment.path)} on this {os.uname().machine} machine"
-        cause = f"the package index lacks a version, or its wheel for {machine}: {line}. Try another Python, or another index."
+        source, way_out = (f"the wheel folder {wheel_dir}", "fill it again") if wheel_dir else ("the package index", "another index")
+        cause = f"{source} lacks a version, or its wheel for {machine}: {line}. Try another Python, or {way_out}."
     elif unreachable(lines):
         cause = (
             f"the package index could not be reached: {unreachable(lines)}. "

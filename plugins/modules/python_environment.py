@@ -85,6 +85,13 @@ options:
     description: Index to ask for local versions that the user's own index lacks. No other package is taken from it.
     type: str
     default: ""
+  wheel_dir:
+    description:
+      - Folder with the wheels of all packages. No index is asked then, also not O(extra_index_url).
+      - Packages that it lacks are told before anything is changed.
+    type: path
+    default: ""
+    version_added: "0.2.0"
 """
 
 EXAMPLES = r"""
@@ -190,7 +197,9 @@ ENVIRONMENT_ARGS = {
 def run(params: dict[str, t.Any], check_mode: bool = False) -> dict[str, t.Any]:
     """Make what is not there, and return the result of the module. Raises ServingError when an environment cannot be made."""
     environments = [Environment.parse(with_requirements(row)) for row in params["environments"]]
-    installer = Installer(params["python"], params["extra_index_url"], Progress(params["progress_path"]))
+    installer = Installer(
+        params["python"], params["extra_index_url"], Progress(params["progress_path"]), wheel_dir=params.get("wheel_dir") or ""
+    )
     done = [installer.ensure(environment, check_mode) for environment in environments]
     asked_for = {one["path"] for one in done}
     for one in done:
@@ -227,6 +236,7 @@ def main() -> None:
             },
             "python": {"type": "path", "required": True},
             "extra_index_url": {"type": "str", "default": ""},
+            "wheel_dir": {"type": "path", "default": ""},
             **PROGRESS_ARGS,
         },
         supports_check_mode=True,

@@ -252,6 +252,36 @@ def test_the_users_own_index_comes_first(venvs: Path, wheels: Path, tmp_path: Pa
     assert says(path, "import serving_two; print(serving_two.SAYS)") == "mine"
 
 
+def test_a_folder_of_wheels_is_enough(venvs: Path, wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    carried = tmp_path / "carried"
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.delenv("PIP_FIND_LINKS")
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    names = ["serving_one==1.0", "serving-two==2.0+cpu", *(f"serving_{word}==1.0" for word in ("three", "four", "five", "six"))]
+    asked = row(venvs, requirements="\n".join([*names, "elsewhere==1.0; sys_platform == 'win32'"]), download_mib=300)
+
+    with pytest.raises(
+        ServingError, match=r"cannot read the wheel folder \S+/carried \(No such file or directory\)\. Copy it to this host"
+    ):
+        make(asked, wheel_dir=str(carried))
+    wheel(carried, "serving_one", "1.0", "carried")
+    with pytest.raises(ServingError, match=r"the wheel folder \S+ lacks serving-two, serving-three, serving-four and 2 more\. Fill it"):
+        make(asked, wheel_dir=str(carried))
+    assert not venvs.exists()
+
+    for name in ("three", "four", "five", "six"):
+        wheel(carried, f"serving_{name}", "1.0")
+    wheel(carried, "serving_two", "2.0")
+    with pytest.raises(ServingError, match=r"the wheel folder \S+ lacks a version, .*serving-two==2\.0\+cpu\. .* or fill it again"):
+        make(asked, wheel_dir=str(carried), extra_index_url=index(wheels))
+    wheel(carried, "serving_two", "2.0+cpu", "for CPUs")
+    done = only(make(asked, wheel_dir=str(carried)))
+    assert (done["packages"], done["download_mib"]) == (6, 0)
+    assert says(done["path"], "import serving_one, serving_two; print(serving_one.SAYS, serving_two.SAYS)") == "carried for CPUs"
+    shutil.rmtree(carried)
+    assert not make(asked, wheel_dir=str(carried))["changed"]
+
+
 def test_an_index_that_cannot_be_reached(venvs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.setenv("PIP_INDEX_URL", "http://ada:secret@127.0.0.1:9/simple")
