@@ -233,6 +233,7 @@ def test_a_tag_that_has_moved_is_taken_when_it_serves_and_there_is_a_way_back(si
 
     done = site.play("update_images.yml")
     assert done.code == 0, done.output
+    assert [line.split()[0] for line in done.words] == ["image", *(site.image(name) for name in site.made), "Taken:"]
     assert "make rollback-images goes back to them." in done.words[-1]
     assert site.lock[site.image("vllm")] == moved
     assert f"{site.image('vllm')}@{moved}" in site.running()
@@ -259,9 +260,11 @@ def test_a_candidate_that_does_not_serve_is_not_taken(site: Site, name: str, fau
     done = site.play("update_images.yml", **{fault: moved[name]})
     assert done.code != 0
     cause = "The model calls no tools." if name == "vllm" else "The page does not start."
+    assert "smoke is not served" not in done.output
     assert any(line.startswith(f"Failed: {cause}") for line in done.words), done.output[-6000:]
     assert done.words[-1] == f"{site.lock_path} stays as it was, and the images that it names serve."
     assert site.lock_path.read_text() == before
+    assert not (site.folder / "images.lock.candidate.yml").exists()
     assert site.running() == {f"{site.image(other)}@{site.made[other]}" for other in ("vllm", "router")}
     assert site.running("page") == {f"{site.image('page')}@{site.made['page']}"}
 
@@ -320,6 +323,7 @@ def test_another_tag_than_the_pinned_one_is_refused_until_it_was_tried(site: Sit
     done = site.play("chat.yml")
     assert done.code != 0
     assert f"vllm_image: {site.lock_path} pins {site.registry.host}/chat/vllm at the tag v1, not at v2." in done.words[-1]
+    assert "at the tag v1" not in site.play("uninstall.yml").output
     done = site.play("update_images.yml")
     assert done.code == 0, done.output
     assert done.words[1].endswith("new tag")
