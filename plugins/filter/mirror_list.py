@@ -28,7 +28,7 @@ options:
     elements: dict
     default: []
   models:
-    description: C(name), C(row) and C(gib) of the models that are served.
+    description: C(name), C(row), C(gib) and C(backend) (V(vllm), V(ollama)) of the models that are served.
     type: list
     elements: dict
     default: []
@@ -49,7 +49,7 @@ _value:
   description:
     - "A dict: C(images), C(weights) and C(registry)."
     - "Of an image C(image), C(digest), C(platform), C(size_bytes), C(pinned), C(source), C(target), C(command), C(note)."
-    - "Of weights C(model), C(kind) (V(hub), V(folder), V(smoke)), C(source), C(revision), C(gib), C(gated), C(command)."
+    - "Of weights C(model), C(kind) (V(hub), V(folder), V(smoke), V(ollama)), C(source), C(revision), C(gib), C(gated), C(command)."
   type: dict
 """
 

@@ -31,7 +31,7 @@ def mirror_list(
     """Return ``images`` and ``weights``, each once.
 
     *wanted*: images as _images.choose tells them. *found*: results of image_digest with ``written``, for those that *lock* does not know;
-    one that has failed has ``msg``. *models*: name, row and GiB of the plans' models. *registry*: where the images are to go.
+    one that has failed has ``msg``. *models*: name, row, GiB and backend of the plans' models. *registry*: where the images are to go.
     """
     pins = {_images.parse(image): pin for image, pin in ((lock or {}).get("images") or {}).items()}
     told = {str(result["written"]): result for result in found}
@@ -68,6 +68,8 @@ def _image(image: str, pin: t.Optional[t.Mapping[str, t.Any]], told: t.Mapping[s
 
 def _weights(model: t.Mapping[str, t.Any]) -> Entry:
     row, name = model["row"], str(model["name"])
+    if model.get("backend") == "ollama":
+        return _of_ollama(name, model.get("gib"))
     source, revision = str(row["model"]), str(row.get("revision") or "main")
     kind = "smoke" if row.get("source") == "smoke" else "folder" if source.startswith("/") else "hub"
     folder = f"{EXAMPLE_FOLDER}/{name}"
@@ -80,6 +82,19 @@ def _weights(model: t.Mapping[str, t.Any]) -> Entry:
         "gib": model.get("gib") if kind != "smoke" else None,
         "gated": bool(row.get("gated")),
         "command": shlex.join(words) if kind == "hub" else None,
+    }
+
+
+def _of_ollama(name: str, gib: t.Optional[float]) -> Entry:
+    """A model of Ollama's library, which only an Ollama fetches: into its own folder of models."""
+    return {
+        "model": name,
+        "kind": "ollama",
+        "source": name,
+        "revision": None,
+        "gib": gib,
+        "gated": False,
+        "command": shlex.join(["ollama", "pull", name]),
     }
 
 
@@ -108,6 +123,8 @@ def _state(entry: t.Mapping[str, t.Any]) -> str:
 def _origin(entry: t.Mapping[str, t.Any]) -> str:
     if entry["kind"] == "smoke":
         return "nothing: trained where it runs"
+    if entry["kind"] == "ollama":
+        return "Ollama's library, through an Ollama"
     if entry["kind"] == "folder":
         return f"{entry['source']} (a folder of yours)"
     return f"{entry['source']}@{entry['revision']}{' (gated: wants a token)' if entry['gated'] else ''}"

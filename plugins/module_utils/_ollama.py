@@ -16,7 +16,7 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _plan, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _images, _plan, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
@@ -119,6 +119,7 @@ def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -
         "switch": {"strategy": "recreate", "rollback": settings["ollama_rollback"]},
         # what the report reads of a plan: a model of a hub, which is downloaded
         "fit": {"row": {"model": name, "source": "hub"}},
+        "images": [engine_image(settings)] if settings["ollama_platform"] in ("kubernetes", "docker") else [],
     }
     _check_volume(settings, name, row)
     return {**common, **_on_kubernetes(settings, name, row, gpu_count, load_s)}
@@ -264,6 +265,12 @@ def environment(settings: t.Mapping[str, t.Any], row: Row, gpu_count: int, load_
     return {**env, **{str(key): str(value) for key, value in settings["ollama_extra_env"].items()}}
 
 
+def engine_image(settings: t.Mapping[str, t.Any]) -> _images.Entry:
+    """Return which image the server has, as _images.choose tells it. Raises ServingError."""
+    image = settings["ollama_image"] or IMAGES[settings["ollama_accelerator"]]
+    return _images.choose("ollama_image", image, settings.get("ollama_pins"), settings["ollama_image_registry"])
+
+
 def _on_kubernetes(settings: t.Mapping[str, t.Any], name: str, row: Row, gpu_count: int, load_s: int) -> dict[str, t.Any]:
     stack, namespace, accelerator = settings["ollama_stack_name"], settings["ollama_namespace"], settings["ollama_accelerator"]
     names = object_names(stack)
@@ -340,7 +347,7 @@ def _engine(settings: t.Mapping[str, t.Any], row: Row, gpu_count: int, load_s: i
     if resource:
         requests[resource] = limits[resource] = str(gpu_count)
     return {
-        "image": _plan.pinned_image("ollama_image", settings["ollama_image"] or IMAGES[accelerator], "no image is known"),
+        "image": engine_image(settings)["image"],
         "image_pull_policy": settings["ollama_image_pull_policy"],
         "image_pull_secrets": [{"name": secret} for secret in settings["ollama_image_pull_secrets"]],
         "command": ["ollama", "serve"],

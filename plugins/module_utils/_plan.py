@@ -417,14 +417,6 @@ def router_image(settings: t.Mapping[str, t.Any]) -> _images.Entry:
     return _image(settings, "vllm_router_image", settings["vllm_router_image"] or default, why_empty)
 
 
-def pinned_image(key: str, image: str, why_empty: str) -> str:
-    """Return *image*, or raise ServingError when it is empty or may change under the user."""
-    if not image:
-        raise ServingError(f"{key} has to be set: {why_empty}.")
-    _images.check(key, image)
-    return image
-
-
 def _image(settings: t.Mapping[str, t.Any], key: str, image: str, why_empty: str) -> _images.Entry:
     if not image:
         raise ServingError(f"{key} has to be set: {why_empty}.")

@@ -44,6 +44,34 @@ PLATFORM = {
         {"ansible.builtin.copy": {"content": "rolled back", "dest": "{{ cluster }}/vllm.json", "mode": "0600"}},
         {"ansible.builtin.set_fact": {"__vllm_rolled_back": True}},
     ],
+    "ollama/tasks/platform/kubernetes/preflight.yml": [],
+    "ollama/tasks/platform/kubernetes/prefetch.yml": [],
+    "ollama/tasks/platform/kubernetes/switch.yml": [
+        {
+            "ansible.builtin.set_fact": {
+                "ollama_switch": {"last_good": {"model": "gpt-oss:20b", "digest": "1"}, "digest": "2", "needed": False},
+                "__ollama_backends": {"backends": {"ollama": {"weights": {}}, "vllm": {}}},
+            }
+        }
+    ],
+    "ollama/tasks/platform/kubernetes/apply.yml": [
+        {
+            "ansible.builtin.copy": {"content": "{{ ollama_manifests | to_json }}", "dest": "{{ cluster }}/ollama.json", "mode": "0600"},
+            "register": "__ollama_applied",
+        }
+    ],
+    "ollama/tasks/platform/kubernetes/wait.yml": [{"ansible.builtin.set_fact": {"ollama_endpoint": "{{ ollama_plan.endpoint }}"}}],
+    "ollama/tasks/platform/kubernetes/commit.yml": [
+        {
+            "ansible.builtin.assert": {
+                "that": "ollama_plan.engine.image is not search(bad | default('nothing'))",
+                "fail_msg": "The model calls no tools.",
+            }
+        }
+    ],
+    "ollama/tasks/platform/kubernetes/rollback.yml": [
+        {"ansible.builtin.copy": {"content": "rolled back", "dest": "{{ cluster }}/ollama.json", "mode": "0600"}}
+    ],
     "open_webui/tasks/platform/kubernetes/apply.yml": [
         {
             "ansible.builtin.assert": {
@@ -63,7 +91,7 @@ PLATFORM = {
 class Site:
     """An inventory of images in a registry, and a cluster that is a file."""
 
-    def __init__(self, folder: Path, registry: Registry, authority: Authority) -> None:
+    def __init__(self, folder: Path, registry: Registry, authority: Authority, names: t.Sequence[str]) -> None:
         self.folder = folder
         self.registry = registry
         self.authority = authority
@@ -72,7 +100,7 @@ class Site:
         self.cluster.mkdir()
         self.collections = folder / "collections"
         self._make_collection()
-        self.made = {name: self.push(name) for name in ("vllm", "router", "page")}
+        self.made = {name: self.push(name) for name in names}
         self.write()
 
     def push(self, name: str, tag: str = "v1", salt: str = "") -> str:
@@ -148,7 +176,16 @@ class Site:
 
 @pytest.fixture
 def site(tmp_path: Path, registry: Registry, authority: Authority) -> Site:
-    return Site(tmp_path, registry, authority)
+    """Served by vLLM."""
+    return Site(tmp_path, registry, authority, ("vllm", "router", "page"))
+
+
+@pytest.fixture
+def ollama(tmp_path: Path, registry: Registry, authority: Authority) -> Site:
+    """Served by Ollama."""
+    site = Site(tmp_path, registry, authority, ("ollama", "page"))
+    site.write(llm_backend="ollama", ollama_model_name="gpt-oss:20b", ollama_image=site.image("ollama"))
+    return site
 
 
 def test_images_are_pinned_and_run_by_digest(site: Site) -> None:
@@ -196,6 +233,7 @@ def test_a_tag_that_has_moved_is_taken_when_it_serves_and_there_is_a_way_back(si
 
     done = site.play("update_images.yml")
     assert done.code == 0, done.output
+    assert [line.split()[0] for line in done.words] == ["image", *(site.image(name) for name in site.made), "Taken:"]
     assert "make rollback-images goes back to them." in done.words[-1]
     assert site.lock[site.image("vllm")] == moved
     assert f"{site.image('vllm')}@{moved}" in site.running()
@@ -222,11 +260,60 @@ def test_a_candidate_that_does_not_serve_is_not_taken(site: Site, name: str, fau
     done = site.play("update_images.yml", **{fault: moved[name]})
     assert done.code != 0
     cause = "The model calls no tools." if name == "vllm" else "The page does not start."
+    assert "smoke is not served" not in done.output
     assert any(line.startswith(f"Failed: {cause}") for line in done.words), done.output[-6000:]
     assert done.words[-1] == f"{site.lock_path} stays as it was, and the images that it names serve."
     assert site.lock_path.read_text() == before
+    assert not (site.folder / "images.lock.candidate.yml").exists()
     assert site.running() == {f"{site.image(other)}@{site.made[other]}" for other in ("vllm", "router")}
     assert site.running("page") == {f"{site.image('page')}@{site.made['page']}"}
+
+
+def test_the_image_of_ollama_is_pinned_tried_and_taken_as_the_others(ollama: Site) -> None:
+    done = ollama.play("pin_images.yml")
+    assert done.code == 0, done.output
+    assert ollama.lock == {ollama.image(name): digest for name, digest in ollama.made.items()}
+    moved = ollama.push("ollama", salt="another")
+
+    done = ollama.play("plan.yml", report_path=str(ollama.folder / "report.json"))
+    assert done.code == 0, done.output
+    change = f"{ollama.made['ollama'][:19]} -> {moved[:19]}"
+    assert json.loads((ollama.folder / "report.json").read_text())["warnings"] == [
+        f"{ollama.image('ollama')} names another image now ({change}). The pin holds; make update-images tries it."
+    ]
+    assert not list(ollama.cluster.iterdir())
+
+    done = ollama.play("update_images.yml")
+    assert done.code == 0, done.output
+    assert ollama.lock[ollama.image("ollama")] == moved
+    assert ollama.running("ollama") == {f"{ollama.image('ollama')}@{moved}"}
+    assert ollama.running("page") == {f"{ollama.image('page')}@{ollama.made['page']}"}
+
+    done = ollama.play("update_images.yml", images_back=True)
+    assert done.code == 0, done.output
+    assert ollama.running("ollama") == {f"{ollama.image('ollama')}@{ollama.made['ollama']}"}
+
+
+def test_an_ollama_that_does_not_serve_is_not_taken(ollama: Site) -> None:
+    ollama.pin()
+    before = ollama.lock_path.read_text()
+    moved = ollama.push("ollama", salt="another")
+    done = ollama.play("update_images.yml", bad=moved)
+    assert done.code != 0
+    assert any(line.startswith("Failed: The model calls no tools.") for line in done.words), done.output[-6000:]
+    assert done.words[-1] == f"{ollama.lock_path} stays as it was, and the images that it names serve."
+    assert ollama.lock_path.read_text() == before
+    assert ollama.running("ollama") == {f"{ollama.image('ollama')}@{ollama.made['ollama']}"}
+
+
+def test_what_ollama_needs_without_the_internet(ollama: Site) -> None:
+    ollama.pin()
+    done = ollama.play("mirror_list.yml")
+    assert done.code == 0, done.output
+    source = f"docker://{ollama.registry.host}/chat/ollama@{ollama.made['ollama']}"
+    assert f"  skopeo copy --all --preserve-digests {source} docker://registry.example.com/chat/ollama:v1" in done.words
+    assert done.words[-1] == "  ollama pull gpt-oss:20b"
+    assert not any("hf download" in line for line in done.words)
 
 
 def test_another_tag_than_the_pinned_one_is_refused_until_it_was_tried(site: Site) -> None:
@@ -236,6 +323,7 @@ def test_another_tag_than_the_pinned_one_is_refused_until_it_was_tried(site: Sit
     done = site.play("chat.yml")
     assert done.code != 0
     assert f"vllm_image: {site.lock_path} pins {site.registry.host}/chat/vllm at the tag v1, not at v2." in done.words[-1]
+    assert "at the tag v1" not in site.play("uninstall.yml").output
     done = site.play("update_images.yml")
     assert done.code == 0, done.output
     assert done.words[1].endswith("new tag")

@@ -97,3 +97,21 @@ def test_what_is_for_vllm_only_says_so(playbook, unreachable):
     run = play(playbook, "llm_backend=ollama", kubeconfig=unreachable)
     assert run.returncode != 0
     assert "llm_backend is ollama, and this is for vLLM only. See docs/ollama.md" in " ".join(run.stdout.split())
+    assert "127.0.0.1:1" not in run.stdout  # the cluster was not asked
+
+
+@pytest.mark.parametrize("playbook", ["pin_images.yml", "update_images.yml", "mirror_list.yml"])
+def test_images_of_a_backend_that_is_not_there_are_refused(playbook):
+    run = play(playbook, "llm_backend=tgi")
+    assert run.returncode != 0
+    assert "llm_backend: tgi is not known. It may be vllm or ollama." in " ".join(run.stdout.split())
+
+
+@pytest.mark.parametrize("runtime", [[], ["guard_runtime=ollama"]])
+def test_the_guard_looks_for_the_gpus_of_ollamas_plan(runtime, unreachable):
+    run = play("guard.yml", "llm_backend=ollama", "ollama_gpu_count=none", *runtime, kubeconfig=unreachable)
+    assert run.returncode != 0
+    assert 'ollama_gpu_count: "none" is not a whole number' in " ".join(run.stdout.split())
+    # where the inventory wants vLLM, Ollama has no plan
+    run = play("guard.yml", "ollama_gpu_count=none", "guard_runtime=ollama", kubeconfig=unreachable)
+    assert "The Kubernetes API at https://127.0.0.1:1 cannot be reached" in " ".join(run.stdout.split())

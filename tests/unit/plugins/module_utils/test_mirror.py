@@ -54,6 +54,15 @@ def test_weights_by_where_they_come_from() -> None:
     assert told["weights"][1]["command"] is None
 
 
+def test_models_of_ollama_are_pulled_by_an_ollama() -> None:
+    told = listed(models=[{"name": "gpt-oss:120b", "row": {"model": "gpt-oss:120b", "source": "hub"}, "gib": 60.9, "backend": "ollama"}])
+    [entry] = told["weights"]
+    assert (entry["kind"], entry["revision"], entry["gib"], entry["command"]) == ("ollama", None, 60.9, "ollama pull gpt-oss:120b")
+    lines = _mirror.mirror_lines(told)
+    assert lines[1].split("  ") == ["gpt-oss:120b", "Ollama's library, through an Ollama", "60.9 GiB"]
+    assert lines[-1] == "  ollama pull gpt-oss:120b"
+
+
 def test_without_a_registry_the_reader_puts_in_their_own() -> None:
     lines = _mirror.mirror_lines(listed("vllm/vllm:v1"))
     assert "These copy them; put your registry in the place of registry.example.com:" in lines

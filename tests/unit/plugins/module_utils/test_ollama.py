@@ -71,6 +71,19 @@ def test_every_model_of_vllm_has_a_counterpart_where_the_library_has_one():
     assert len({row["vllm"] for row in CATALOG.values()}) == len(CATALOG)
 
 
+def test_the_image_is_the_one_of_the_lock_file_and_of_the_registry():
+    digest = f"sha256:{64 * 'a'}"
+    pins = {"path": "/site/images.lock.yml", "images": {f"ollama/ollama:{_ollama.VERSION}": {"digest": digest}}}
+    made = plan(pins=pins, image_registry="registry.example.com/hub")
+    assert made["engine"]["image"] == f"registry.example.com/hub/ollama/ollama:{_ollama.VERSION}@{digest}"
+    assert [(entry["written"], entry["digest"]) for entry in made["images"]] == [(f"ollama/ollama:{_ollama.VERSION}", digest)]
+    assert plan()["engine"]["image"] == f"ollama/ollama:{_ollama.VERSION}"
+    with pytest.raises(ServingError, match=r"ollama_image: /site/images\.lock\.yml pins ollama/ollama at the tag .*, not at 0\.1"):
+        plan(pins=pins, image="ollama/ollama:0.1")
+    with pytest.raises(ServingError, match=r"ollama_image: .* may be another image tomorrow"):
+        plan(image="ollama/ollama")
+
+
 def test_the_backend_alone_serves_the_same_model():
     assert plan(counterpart_of="qwen-qwq-32b")["model"]["name"] == "qwq:32b"
     assert plan(counterpart_of="qwen-qwq-32b", model_name="gpt-oss:20b")["model"]["name"] == "gpt-oss:20b"
