@@ -316,6 +316,23 @@ def make_state_dir(folder: Path, dry: bool, mode: int = 0o700) -> bool:
 # --- ports --------------------------------------------------------------------------------------------------------------------------
 
 
+def own_address(wanted: str) -> str:
+    """Return *wanted*, an address or a name, as the IPv4 address at which others reach this machine. Raises ServingError for none."""
+    hint = "Set vllm_engine_address to the one by which the router's host reaches this one."
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(wanted, None, socket.AF_INET, socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        raise ServingError(f'vllm_engine_address: this host knows no IPv4 address of "{wanted}". {hint}') from None
+    outside = sorted(address for address in found if address != "0.0.0.0" and not address.startswith("127."))
+    if not outside:
+        raise ServingError(f'vllm_engine_address: "{wanted}" is {", ".join(found)}, where nobody reaches this host. {hint}')
+    for address in outside:
+        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            probe.bind((address, 0))
+            return address
+    raise ServingError(f"vllm_engine_address: {', '.join(outside)} is no address of this host, but perhaps of a router before it. {hint}")
+
+
 class PortRequest(t.NamedTuple):
     """A port on the loopback interface: *port* when a user wants this very one, otherwise *usual* or the next one that is free."""
 

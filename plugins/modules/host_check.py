@@ -120,6 +120,12 @@ options:
         description: Name of the variable that O(ports[].port) comes from, for messages.
         type: str
         default: port
+  address:
+    description:
+      - Address of this machine at which one of its programs shall be reached by others, IPv4 or a name that this machine knows.
+      - What is no address of this machine, or one of the loopback interface, is refused.
+    type: str
+    version_added: "0.2.0"
   own_ports:
     description: Ports on which the deployment itself listens, though not by processes of its own, as Docker does for containers.
     type: list
@@ -155,6 +161,11 @@ ports:
   returned: always
   type: dict
   sample: {vllm-backend: 8100, vllm-router: 8000}
+address:
+  description: O(address), as IPv4.
+  returned: with O(address)
+  type: str
+  sample: 192.0.2.10
 cpu:
   description: What there is for computing.
   returned: always
@@ -224,8 +235,8 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
     changed = params["create"] and _host.make_state_dir(state_dir, dry=check_mode, mode=int(params["state_dir_mode"], 8))
     if not check_mode and state_dir.is_dir():
         _host.take_lock(state_dir, _host.run_process())
+    result: dict[str, t.Any] = {"address": _host.own_address(params["address"])} if params.get("address") else {}
     missing_mib = sum(item["mib"] for item in params["disk"] if not all(map(os.path.exists, item["paths"])))
-    result: dict[str, t.Any] = {}
     if params["python_versions"] and (missing_mib or not params["disk"]):
         least, most = (_version(text) for text in (params["python_versions"][0], params["python_versions"][-1]))
         python = _host.find_python(params["python"], least, most, title)
@@ -285,6 +296,7 @@ def main() -> None:
                 "options": {"paths": {"type": "list", "elements": "path", "required": True}, "mib": {"type": "int", "required": True}},
             },
             "disk_mib": {"type": "int", "default": 0},
+            "address": {"type": "str"},
             "own_ports": {"type": "list", "elements": "int", "default": []},
             "ports": {
                 "type": "list",
