@@ -220,6 +220,10 @@ def make_plan(
         part = _on_docker.make(settings, row, port_of, args, env, prefetch, gpu_count, tensor_parallel, budget_s, images, models, member)
     else:
         part = _on_kubernetes(settings, row, kv_cache_dtype, args, env, prefetch, gpu_count, tensor_parallel, budget_s)
+    if member and not has_engine:
+        # as serving_facts would find it, were an engine here
+        engines = len(member.urls)
+        part["deployment"] = {"model": name, "stack": stack, "platform": settings["vllm_platform"], "node": member.me, "engines": engines}
     return {**common, **part, "endpoint": {**part["endpoint"], "alias": alias}}
 
 

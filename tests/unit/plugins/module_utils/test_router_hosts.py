@@ -171,6 +171,7 @@ def test_a_router_in_front_needs_nothing_of_an_engine() -> None:
     assert words_of(made["router"]["command"], "--policy") == ["consistent_hash"]
     assert made["sessions"] is None
     assert (made["prefetch"], made["hub_model"], made["gpu_check"]["enabled"], made["weights"]) == (None, None, False, {})
+    assert made["deployment"]["engines"] == 1
     host = made["host"]
     assert (host["cpu_check"], host["compiler_check"], host["memory_mib"], host["address"]) == (False, False, _on_host.ROUTER_MIB, None)
     assert [entry["title"] for entry in made["environments"]] == ["vllm-router 0.1.17"]

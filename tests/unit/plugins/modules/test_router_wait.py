@@ -828,9 +828,10 @@ def test_an_engine_of_another_host_has_to_be_reached(clock: Clock, server: stub.
 
 
 def test_an_engine_that_stays_out_of_reach_is_named_within_seconds(clock: Clock, server: stub.StubOpenAI) -> None:
-    with stub.StubOpenAI() as other, pytest.raises(ServingError) as caught:
+    with stub.StubOpenAI() as other:
         other.scripts["/health"] = [stub.page("")]
-        by_url(clock, server, engines={"gpu1": other.url, "gpu2": "http://127.0.0.1:9"})
+        with pytest.raises(ServingError) as caught:
+            by_url(clock, server, engines={"gpu1": other.url, "gpu2": "http://127.0.0.1:9"})
     said, details = str(caught.value), caught.value.details
     assert "the engine of gpu2 is not reached from the router's host: " in said
     assert "in the firewall of gpu2" in said
