@@ -136,7 +136,8 @@ def port_requests(settings: Settings, member: t.Optional[_router_hosts.Member], 
         *([SESSIONS, *([SESSIONS_METRICS] if metrics else [])] if several else []),
     ]
     wanted = {name: {"port": settings[variable], "variable": variable} for name, variable in asked.items()}
-    return [{"name": name, "usual": USUAL_PORTS[name], **wanted.get(name, {})} for name in names]
+    outside = {ENGINE: {"outside": True}} if member else {}
+    return [{"name": name, "usual": USUAL_PORTS[name], **wanted.get(name, {}), **outside.get(name, {})} for name in names]
 
 
 def suffix(settings: Settings) -> str:

@@ -116,6 +116,10 @@ options:
       port:
         description: Port that has to be taken, whatever is usual.
         type: int
+      outside:
+        description: Whether the program will listen at O(address), so that the port has to be free there, too.
+        type: bool
+        default: false
       variable:
         description: Name of the variable that O(ports[].port) comes from, for messages.
         type: str
@@ -250,7 +254,12 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
 
     path = state_dir / "ports.json"
     reserved = _host.read_ports(path)
-    requests = [_host.PortRequest(wanted["name"], wanted["usual"], wanted["port"], wanted["variable"]) for wanted in params["ports"]]
+    requests = [
+        _host.PortRequest(
+            wanted["name"], wanted["usual"], wanted["port"], wanted["variable"], result.get("address", "") if wanted.get("outside") else ""
+        )
+        for wanted in params["ports"]
+    ]
     listeners = [_host.listener(port) for port in params.get("own_ports") or []]
     ports = _host.choose_ports(requests, reserved, {*(process.pid for process in own), *filter(None, listeners)})
     if any(reserved.get(name) != port for name, port in ports.items()):
@@ -306,6 +315,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "usual": {"type": "int", "required": True},
                     "port": {"type": "int"},
+                    "outside": {"type": "bool", "default": False},
                     "variable": {"type": "str", "default": "port"},
                 },
             },

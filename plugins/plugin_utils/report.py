@@ -125,6 +125,8 @@ def lines(report: Report) -> list[str]:
     model, fit = report["model"], report["fit"]
     rows: list[tuple[str, str]] = []
     now = "not running yet" if model["running"] is None else "runs already" if model["running"] == model["name"] else None
+    if report.get("together") and not report["together"]["has_engine"]:
+        now = "on other hosts"
     endpoint = report.get("endpoint")
     if endpoint:
         rows.append(("Model", f"{model['name']}, which others serve"))

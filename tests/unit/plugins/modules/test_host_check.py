@@ -97,6 +97,18 @@ def test_an_address_of_this_machine_is_taken(state_dir: Path, monkeypatch: pytes
             run(state_dir, address=name)
 
 
+def test_a_port_for_others_has_to_be_free_at_their_address_too(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # all of 127/8 is this machine, so a second loopback address stands for that of a network
+    monkeypatch.setattr(_host, "own_address", lambda _wanted: "127.0.0.2")
+    usual = free_port()
+    with contextlib.closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.2", usual))
+        taken.listen()
+        assert run(state_dir, True, address="gpu1", ports=[port("app", usual)])["ports"] == {"app": usual}
+        outside = {**port("app", usual), "outside": True}
+        assert run(state_dir, True, address="gpu1", ports=[outside])["ports"]["app"] > usual
+
+
 def test_check_mode_writes_nothing(state_dir: Path) -> None:
     result = run(state_dir, check_mode=True, ports=[port("app", free_port())])
     assert result["changed"]

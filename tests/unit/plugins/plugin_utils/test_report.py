@@ -120,6 +120,7 @@ def test_of_several_hosts_it_is_told_where_the_router_is(plan, here, gpus, route
     told = _report.lines(report(plan))
     assert f"Router    {router}" in told
     assert [line for line in told if line.startswith(f"GPUs      {gpus}")]
+    assert ("(on other hosts)" in told[0]) is not here[1]
 
 
 def test_a_changed_argument_restarts_and_keeps_the_weights(plan):
