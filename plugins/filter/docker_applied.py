@@ -21,6 +21,10 @@ options:
     description: Result of M(llmops.serving.docker_files).
     type: dict
     default: {}
+  taken:
+    description: The registered result of a loop over names of containers that were taken away.
+    type: dict
+    default: {}
 """
 
 EXAMPLES = r"""
@@ -32,8 +36,8 @@ EXAMPLES = r"""
 RETURN = r"""
 _value:
   description:
-    - "C(changed), C(programs) (C(name), and C(action): V(none), V(added), V(started), V(restarted)), C(diff), C(secrets_generated),
-      C(secrets_changed)."
+    - "C(changed), C(programs) (C(name), and C(action): V(none), V(added), V(started), V(restarted), V(removed)), C(diff),
+      C(secrets_generated), C(secrets_changed)."
   type: dict
 """
 
@@ -42,9 +46,11 @@ import typing as t
 from ansible_collections.llmops.serving.plugins.plugin_utils.containers import applied
 
 
-def docker_applied(looped: t.Mapping[str, t.Any], files: t.Optional[t.Mapping[str, t.Any]] = None) -> dict[str, t.Any]:
-    """Return what was done, from the result of the loop and that of docker_files."""
-    return applied(looped.get("results") or [], files or {})
+def docker_applied(
+    looped: t.Mapping[str, t.Any], files: t.Optional[t.Mapping[str, t.Any]] = None, taken: t.Optional[t.Mapping[str, t.Any]] = None
+) -> dict[str, t.Any]:
+    """Return what was done, from the results of the loops and that of docker_files."""
+    return applied(looped.get("results") or [], files or {}, (taken or {}).get("results") or [])
 
 
 class FilterModule:

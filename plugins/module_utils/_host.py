@@ -262,13 +262,38 @@ def make_state_dir(folder: Path, dry: bool, mode: int = 0o700) -> bool:
 # --- ports --------------------------------------------------------------------------------------------------------------------------
 
 
+def own_address(wanted: str) -> str:
+    """Return *wanted*, an address or a name, as the IPv4 address at which others reach this machine. Raises ServingError for none."""
+    hint = "Set vllm_engine_address to the one by which the router's host reaches this one."
+    try:
+        found = {str(entry[4][0]) for entry in socket.getaddrinfo(wanted, None, socket.AF_INET, socket.SOCK_STREAM)}
+    except (OSError, UnicodeError):
+        raise ServingError(f'vllm_engine_address: this host knows no IPv4 address of "{wanted}". {hint}') from None
+    outside = sorted(address for address in found if address != "0.0.0.0" and not address.startswith("127."))
+    if not outside:
+        raise ServingError(f'vllm_engine_address: "{wanted}" is {", ".join(found)}, where nobody reaches this host. {hint}')
+    for address in outside:
+        with contextlib.closing(socket.socket()) as probe, contextlib.suppress(OSError):
+            probe.bind((address, 0))
+            return address
+    raise ServingError(f"vllm_engine_address: {', '.join(outside)} is no address of this host, but perhaps of a router before it. {hint}")
+
+
 class PortRequest(t.NamedTuple):
-    """A port on the loopback interface: *port* when a user wants this very one, otherwise *usual* or the next one that is free."""
+    """A port on the loopback interface: *port* when a user wants this very one, otherwise *usual* or the next one that is free.
+
+    With *address*, it has to be free there, too.
+    """
 
     name: str
     usual: int
     port: t.Optional[int] = None
     variable: str = ""
+    address: str = ""
+
+    def is_free(self, port: int, own_pids: t.Container[int]) -> bool:
+        """Whether *port* is free, or held by one of the processes *own_pids*."""
+        return usable(port, own_pids) and (not self.address or usable(port, own_pids, self.address))
 
 
 def choose_ports(requests: t.Sequence[PortRequest], reserved: t.Mapping[str, int], own_pids: t.Container[int]) -> dict[str, int]:
@@ -291,7 +316,7 @@ def choose_ports(requests: t.Sequence[PortRequest], reserved: t.Mapping[str, int
                 raise ServingError(f"{request.variable}: {request.port} is the port of {twice}, too. Give another one, or none.")
             if request.port < 1024 and not _permitted(request.port):
                 raise ServingError(f"{request.variable}: only root may listen on port {request.port}. Give one from 1024, or none.")
-            if not usable(request.port, own_pids):
+            if not request.is_free(request.port, own_pids):
                 raise ServingError(
                     f"{request.variable}: port {request.port} is taken by {port_holder(request.port)}. End that, give another port, or "
                     "leave the variable out, and a free one is chosen."
@@ -300,7 +325,7 @@ def choose_ports(requests: t.Sequence[PortRequest], reserved: t.Mapping[str, int
             continue
         candidates = [reserved[request.name]] if request.name in reserved else []
         candidates += [port for port in range(request.usual, request.usual + PORT_RANGE) if port not in taken]
-        free = next((port for port in candidates if port not in chosen.values() and usable(port, own_pids)), None)
+        free = next((port for port in candidates if port not in chosen.values() and request.is_free(port, own_pids)), None)
         if free is None:
             raise ServingError(f"No port from {request.usual} to {request.usual + PORT_RANGE - 1} is free for {request.name}.")
         chosen[request.name] = free
@@ -316,12 +341,12 @@ def _permitted(port: int) -> bool:
         return True
 
 
-def usable(port: int, own_pids: t.Container[int]) -> bool:
-    """Whether *port* of the loopback interface is free, or held by one of the processes *own_pids*."""
+def usable(port: int, own_pids: t.Container[int], address: str = LOOPBACK) -> bool:
+    """Whether *port* of the loopback interface, or of another *address*, is free, or held by one of the processes *own_pids*."""
     with contextlib.closing(socket.socket()) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((LOOPBACK, port))
+            probe.bind((address, port))
         except OSError:
             holder = listener(port)
             return holder is not None and holder in own_pids

@@ -14,7 +14,7 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _on_host, _processes, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _on_host, _processes, _router_hosts, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._docker import CONTAINERS, SCRIPTS
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
@@ -65,6 +65,7 @@ class Names(t.NamedTuple):
 
     engine: str
     router: str
+    sessions: str
     prefetch: str
     prune: str
     network: str
@@ -75,6 +76,7 @@ def names(stack: str) -> Names:
     return Names(
         engine=name_of(stack, ENGINE),
         router=name_of(stack, ROUTER),
+        sessions=name_of(stack, _on_host.SESSIONS),
         prefetch=name_of(stack, PREFETCH),
         prune=name_of(stack, PRUNE),
         network=f"llmops-serving-{stack}",
@@ -102,7 +104,7 @@ def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> Non
     address = str(settings["vllm_bind_address"])
     if not _BINDABLE.fullmatch(address):
         raise ServingError(f'llm_bind_address: "{address}" is no address. Give one of the host, or 0.0.0.0 for all of them.')
-    if settings["vllm_engine_port"] and not settings["vllm_docker_host_network"]:
+    if settings["vllm_engine_port"] and not settings["vllm_docker_host_network"] and not settings["vllm_router_host"]:
         raise ServingError(
             "vllm_engine_port: the engine's port is not published, only the router's is. Remove it, or set vllm_docker_host_network: true."
         )
@@ -122,9 +124,9 @@ def _set_among(variables: t.Iterable[str], settings: Settings, options: t.Option
             yield name
 
 
-def listens_at(settings: Settings, port_of: t.Mapping[str, int]) -> tuple[str, int]:
+def listens_at(settings: Settings, port_of: t.Mapping[str, int], member: t.Optional[_router_hosts.Member] = None) -> tuple[str, int]:
     """Return on which address and port the engine listens, as its container sees it."""
-    return (_on_host.LOOPBACK, port_of[ENGINE]) if settings["vllm_docker_host_network"] else ("0.0.0.0", ENGINE_PORT)
+    return (_on_host.engine_address(member), port_of[ENGINE]) if settings["vllm_docker_host_network"] else ("0.0.0.0", ENGINE_PORT)
 
 
 def device_requests(ids: t.Sequence[t.Any], gpu_count: int) -> list[dict[str, t.Any]]:
@@ -148,35 +150,45 @@ def make(
     budget_s: int,
     images: t.Mapping[str, str],
     models: t.Sequence[str],
+    member: t.Optional[_router_hosts.Member] = None,
 ) -> dict[str, t.Any]:
     """Return what the plan holds for this platform only; see docs/architecture.md.
 
     *port_of*: the ports by program, as _on_host.ports returns. *images*: those of ``engine`` and ``router``. *models*: the names under
-    which the engine serves.
+    which the engine serves. *member*: what this host is among those behind one router.
     """
+    has_engine, has_router = member is None or member.has_engine, member is None or member.has_router
     stack, state_dir, accelerator = settings["vllm_stack_name"], settings["vllm_state_dir"], settings["vllm_accelerator"]
     called, host_network = names(stack), settings["vllm_docker_host_network"]
     user = f"{settings['vllm_run_as_user']}:{settings['vllm_run_as_user']}"
-    _host, port = listens_at(settings, port_of)
-    engine_url = f"http://{_on_host.LOOPBACK if host_network else ENGINE_ALIAS}:{port}"
+    address, port = listens_at(settings, port_of, member)
+    own_url = f"http://{address if host_network else ENGINE_ALIAS}:{port}"
     backends = _routers.Backends(
-        urls=[engine_url],
+        # the engine of this host is reached without leaving the containers' network
+        urls=[own_url if name == member.me else url for name, url in member.urls.items()] if member else [own_url],
         models=models,
         host=str(settings["vllm_bind_address"]) if host_network else "0.0.0.0",
         port=port_of[ROUTER] if host_network else _routers.PORT,
         metrics_port=port_of[ROUTER_METRICS] if host_network else _routers.METRICS_PORT,
         startup_budget_s=budget_s,
+        sessions_port=port_of[_on_host.SESSIONS] if host_network else _routers.SESSION_PORT,
+        sessions_metrics_port=port_of[_on_host.SESSIONS_METRICS] if host_network else _routers.METRICS_PORT + 1,
     )
     kind = settings["vllm_router_type"]
     router = _routers.STATIC_ROUTERS[kind](images["router"], backends)
-    listener = router["listeners"][0]
-    address = _reached_at(settings)
-    outside = f"http://{address}:{port_of[ROUTER]}"
-    inside = outside if host_network else f"http://{called.router}:{listener['port']}"
+    reached_at = _reached_at(settings)
+    # each process of the router is a container: its name, and the port of the host that leads to it
+    placed = list(zip(((called.router, port_of[ROUTER]), (called.sessions, port_of[_on_host.SESSIONS])), router["listeners"]))
+    routers = [_router(settings, router, listener, name, host_port, budget_s) for (name, host_port), listener in placed]
+    router_url = f"http://{reached_at}:{port_of[ROUTER]}"
+    # without a router, this host's part of it is asked by itself
+    outside = router_url if member is None or member.has_router else str(member.url)
+    (sessions_name, sessions_port), sessions = placed[-1]
+    inside = f"http://{reached_at}:{sessions_port}" if host_network else f"http://{sessions_name}:{sessions['port']}"
     secret_env = {key: [f"vllm/{key}"] for key in (["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []) + ["HF_TOKEN"]}
     share = row.get("gpu_memory_utilization", _capacity.UTILIZATION)
     weights_mib = math.ceil(float(row.get("weights_gib") or 0) * 1024)
-    hub = row.get("source") != "smoke" and not row["model"].startswith("/")
+    hub = has_engine and row.get("source") != "smoke" and not row["model"].startswith("/")
     hub_cache = f"{state_dir}/{DATA}/huggingface/hub/models--{row['model'].replace('/', '--')}" if hub else None
     mark = {_processes.MARK: state_dir}
     # a network of its own keeps others away
@@ -193,8 +205,8 @@ def make(
         "user": None,
         "image_check": {
             "wanted": [
-                {"name": images["engine"], "mib": IMAGE_MIB[accelerator]},
-                {"name": images["router"], "mib": IMAGE_MIB[kind]},
+                *([{"name": images["engine"], "mib": IMAGE_MIB[accelerator]}] if has_engine else []),
+                *([{"name": images["router"], "mib": IMAGE_MIB[kind]}] if has_router else []),
             ],
             "pull": settings["vllm_image_pull_policy"],
         },
@@ -203,7 +215,7 @@ def make(
             "by": PLATFORM,
             "docker_host": settings["vllm_docker_host"],
             "state_dir": state_dir,
-            "programs": [called.engine, called.router],
+            "programs": [*([called.engine] if has_engine else []), *(program["name"] for program in routers if has_router)],
         },
         "scripts": {f"{SCRIPTS}/{name}": name for name in ROLE_SCRIPTS},
         "folders": {f"{state_dir}/{DATA}": settings["vllm_run_as_user"]},
@@ -231,27 +243,12 @@ def make(
                 secrets_mount(state_dir, called.engine),
                 *(bind(path, path, read_only=True) for path in _folders_of_user(row)),
             ],
-            "published_ports": [],
-            "healthcheck": healthcheck(port, "/health", budget_s),
+            "published_ports": [f"{member.address}:{port_of[ENGINE]}:{port}"] if member and has_engine and not host_network else [],
+            "healthcheck": healthcheck(port, "/health", budget_s, address if host_network else _on_host.LOOPBACK),
             "stop_s": settings["vllm_shutdown_timeout"] + 20,
         },
-        "router": {
-            "name": called.router,
-            "type": kind,
-            "image": images["router"],
-            "entrypoint": launched(called.router),
-            "command": ["vllm-router", *listener["args"]],
-            "env": {"HOME": "/tmp", **mark},
-            "networks": [] if host_network else [{"name": called.network}],
-            "port": port_of[ROUTER],
-            "memory": _size(settings["vllm_router_memory_limit"] or router["memory_limit"]),
-            "user": user,
-            "mounts": [scripts_mount(state_dir)],
-            "published_ports": [] if host_network else [f"{settings['vllm_bind_address']}:{port_of[ROUTER]}:{listener['port']}"],
-            # the Rust router listens when its engine answers
-            "healthcheck": healthcheck(listener["port"], router["health_path"], budget_s, address if host_network else _on_host.LOOPBACK),
-            "stop_s": 20,
-        },
+        "router": {**routers[0], "url": router_url},
+        "sessions": routers[1] if len(routers) > 1 else None,
         # each variable of a container is a file, in a folder that it alone has
         "secret_containers": [
             {"name": called.engine, "user": settings["vllm_run_as_user"], "variables": secret_env},
@@ -270,20 +267,25 @@ def make(
             "compiler_check": False,
             "python_versions": [],
             "find": [*found, *([f"{hub_cache}/refs"] if hub_cache else [])],
-            "memory_mib": _on_host.memory_mib(settings, accelerator, row, ROUTER_MIB[kind]),
+            "memory_mib": _on_host.memory_mib(settings, accelerator if has_engine else None, row, ROUTER_MIB[kind]),
+            "address": _router_hosts.asked_address(settings) if member and has_engine else None,
             "disk": [
                 *([{"paths": [f"{hub_cache}/refs"], "mib": weights_mib}] if hub_cache else []),
                 {"paths": [f"{state_dir}/{LOGS}"], "mib": _on_host.LOG_MIB},
             ],
-            "ports": _ports(settings),
-            "containers": [called.engine, called.router],
-            "gpus": gpu_count > 0,
+            "ports": _on_host.port_requests(settings, member, engine=host_network or member is not None, metrics=host_network),
+            "containers": [called.engine, called.router, called.sessions],
+            "gpus": has_engine and gpu_count > 0,
         },
-        "templates": ["docker/engine-container.yaml.j2", "docker/router-container.yaml.j2"],
+        "templates": [
+            *(["docker/engine-container.yaml.j2"] if has_engine else []),
+            *(["docker/router-container.yaml.j2"] if has_router else []),
+            *(["docker/sessions-container.yaml.j2"] if has_router and len(routers) > 1 else []),
+        ],
         "owned_paths": [f"{state_dir}/{name}" for name in (DATA, SCRIPTS)],
         "endpoint": {
             "url": f"{outside}/v1",
-            "session_url": f"{inside}/v1",
+            "session_url": f"{inside if has_router else outside}/v1",
             "session_header": _routers.SESSION_HEADER,
             "router_url": outside,
             "model": settings["vllm_model_name"],
@@ -291,6 +293,33 @@ def make(
             if settings["vllm_api_key_enabled"]
             else None,
         },
+    }
+
+
+def _router(
+    settings: Settings, router: _routers.Router, listener: _routers.Listener, name: str, host_port: int, budget_s: int
+) -> dict[str, t.Any]:
+    """Return the container *name* of the *router*'s process with *listener*, which *host_port* of the host leads to."""
+    called, host_network = names(settings["vllm_stack_name"]), settings["vllm_docker_host_network"]
+    user = f"{settings['vllm_run_as_user']}:{settings['vllm_run_as_user']}"
+    return {
+        "name": name,
+        "type": router["type"],
+        "image": router["image"],
+        "entrypoint": launched(name),
+        "command": ["vllm-router", *listener["args"]],
+        "env": {"HOME": "/tmp", _processes.MARK: settings["vllm_state_dir"]},
+        "networks": [] if host_network else [{"name": called.network}],
+        "port": host_port,
+        "memory": _size(settings["vllm_router_memory_limit"] or router["memory_limit"]),
+        "user": user,
+        "mounts": [scripts_mount(settings["vllm_state_dir"])],
+        "published_ports": [] if host_network else [f"{settings['vllm_bind_address']}:{host_port}:{listener['port']}"],
+        # the Rust router listens when its engine answers
+        "healthcheck": healthcheck(
+            listener["port"], router["health_path"], budget_s, _reached_at(settings) if host_network else _on_host.LOOPBACK
+        ),
+        "stop_s": 20,
     }
 
 
@@ -384,16 +413,6 @@ def _folders_of_user(row: _catalog.Row) -> list[str]:
     template = row.get("chat_template", "")
     named = [row["model"], template if template.startswith("/") and not template.startswith(_on_host.IMAGE_FOLDER) else ""]
     return [path for path in named if path.startswith("/") and row.get("source") != "smoke"]
-
-
-def _ports(settings: Settings) -> list[dict[str, t.Any]]:
-    """Return the ports of the host to reserve: those that are published or, in the host's network, all."""
-    usual = _on_host.USUAL_PORTS
-    router = {"name": ROUTER, "usual": usual[ROUTER], "port": settings["vllm_router_port"], "variable": "vllm_router_port"}
-    if not settings["vllm_docker_host_network"]:
-        return [router]
-    engine = {"name": ENGINE, "usual": usual[ENGINE], "port": settings["vllm_engine_port"], "variable": "vllm_engine_port"}
-    return [router, engine, {"name": ROUTER_METRICS, "usual": usual[ROUTER_METRICS]}]
 
 
 def _reached_at(settings: Settings) -> str:

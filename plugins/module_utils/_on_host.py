@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _capacity, _catalog, _router_hosts, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._stack import stack_suffix
 
@@ -22,8 +22,16 @@ Settings = t.Mapping[str, t.Any]
 # Platforms whose engine, router and page are programs of a host.
 PLATFORMS = ("local", "systemd")
 LOOPBACK = "127.0.0.1"
-ENGINE, ROUTER, ROUTER_METRICS = "vllm-backend", "vllm-router", "vllm-router-metrics"
-USUAL_PORTS = {ROUTER: _routers.PORT, ENGINE: 8100, ROUTER_METRICS: _routers.METRICS_PORT}
+ENGINE, ROUTER, ROUTER_METRICS = _router_hosts.ENGINE, "vllm-router", "vllm-router-metrics"
+# The router's second process, in front of several engines: it keeps sessions where they are.
+SESSIONS, SESSIONS_METRICS = "vllm-sessions", "vllm-sessions-metrics"
+USUAL_PORTS = {
+    ROUTER: _routers.PORT,
+    ENGINE: _router_hosts.USUAL_ENGINE_PORT,
+    ROUTER_METRICS: _routers.METRICS_PORT,
+    SESSIONS: _routers.SESSION_PORT,
+    SESSIONS_METRICS: _routers.METRICS_PORT + 1,
+}
 # Open WebUI 0.12 takes no newer Python, and one interpreter is for all.
 PYTHON_VERSIONS = ["3.11", "3.12"]
 
@@ -112,6 +120,26 @@ def data_dir(settings: Settings) -> str:
     return state_dir if settings["vllm_platform"] == "local" else f"{state_dir}/data"
 
 
+def engine_address(member: t.Optional[_router_hosts.Member]) -> str:
+    """Return where the engine listens: for this machine alone, unless its router may be on another one."""
+    return member.address if member and member.has_engine else LOOPBACK
+
+
+def port_requests(settings: Settings, member: t.Optional[_router_hosts.Member], engine: bool, metrics: bool) -> list[dict[str, t.Any]]:
+    """Return the ports of the host to reserve, as host_check takes them: of the *engine*, of the router and, with *metrics*, of theirs."""
+    has_router, several = member is None or member.has_router, member is not None and member.has_router and len(member.urls) > 1
+    asked = {ROUTER: "vllm_router_port", ENGINE: "vllm_engine_port"}
+    names = [
+        *([ROUTER] if has_router else []),
+        *([ENGINE] if engine and (member is None or member.has_engine) else []),
+        *([ROUTER_METRICS] if has_router and metrics else []),
+        *([SESSIONS, *([SESSIONS_METRICS] if metrics else [])] if several else []),
+    ]
+    wanted = {name: {"port": settings[variable], "variable": variable} for name, variable in asked.items()}
+    outside = {ENGINE: {"outside": True}} if member else {}
+    return [{"name": name, "usual": USUAL_PORTS[name], **wanted.get(name, {}), **outside.get(name, {})} for name in names]
+
+
 def suffix(settings: Settings) -> str:
     """Return what the names of units end with: they are the whole machine's, so other stacks than ``chat`` add their own."""
     return "" if settings["vllm_platform"] == "local" else stack_suffix(settings["vllm_stack_name"])
@@ -182,23 +210,54 @@ def make(
     prefetch: t.Optional[t.Mapping[str, t.Any]],
     gpu_count: int,
     budget_s: int,
+    member: t.Optional[_router_hosts.Member] = None,
 ) -> dict[str, t.Any]:
-    """Return what the plan holds for this platform only; see docs/architecture.md. *port_of*: the ports by program, as ports returns."""
+    """Return what the plan holds for this platform only; see docs/architecture.md.
+
+    *port_of*: the ports by program, as ports returns. *member*: what this host is among those behind one router.
+    """
     state_dir, accelerator, data = settings["vllm_state_dir"], settings["vllm_accelerator"], data_dir(settings)
     files_dir = f"{state_dir}/scripts"
-    kinds = {"supervisor": SUPERVISOR_ENVIRONMENT} if settings["vllm_platform"] == "local" else {}
-    kinds.update(router=ROUTER_ENVIRONMENT, engine=ENGINE_ENVIRONMENTS[accelerator])
-    environments = {name: environment(settings, kind) for name, kind in kinds.items()}
+    has_engine, has_router = member is None or member.has_engine, member is None or member.has_router
+    all_kinds = {"supervisor": SUPERVISOR_ENVIRONMENT} if settings["vllm_platform"] == "local" else {}
+    all_kinds.update(router=ROUTER_ENVIRONMENT, engine=ENGINE_ENVIRONMENTS[accelerator])
+    environments = {name: environment(settings, kind) for name, kind in all_kinds.items()}
+    kinds = {name: kind for name, kind in all_kinds.items() if {"engine": has_engine, "router": has_router}.get(name, True)}
     engine_python = f"{environments['engine']['path']}/bin/python"
     share = row.get("gpu_memory_utilization", _capacity.UTILIZATION)
-    url = f"http://{LOOPBACK}:{port_of[ROUTER]}"
+    engine_urls = list(member.urls.values()) if member else [f"http://{LOOPBACK}:{port_of[ENGINE]}"]
+    backends = _routers.Backends(
+        urls=engine_urls,
+        models=(),
+        host=LOOPBACK,
+        port=port_of[ROUTER],
+        metrics_port=port_of[ROUTER_METRICS],
+        startup_budget_s=budget_s,
+        sessions_port=port_of[SESSIONS],
+        sessions_metrics_port=port_of[SESSIONS_METRICS],
+    )
+    router = _routers.vllm_router_static("", backends)
+    routers = [
+        {
+            "name": name,
+            "type": "vllm-router",
+            "command": [f"{environments['router']['path']}/bin/vllm-router", *listener["args"]],
+            "port": listener["port"],
+            "ports": [listener["port"], listener["metrics_port"]],
+            "stop_s": 20,
+        }
+        for name, listener in zip((ROUTER, SESSIONS), router["listeners"])
+    ]
+    router_url = f"http://{LOOPBACK}:{port_of[ROUTER]}"
+    # without a router, this host's part of it is asked by itself
+    url = router_url if member is None or member.has_router else str(member.url)
     weights_mib = math.ceil(float(row.get("weights_gib") or 0) * 1024)
-    hub = row.get("source") != "smoke" and not row["model"].startswith("/")
+    hub = has_engine and row.get("source") != "smoke" and not row["model"].startswith("/")
     hub_cache = f"{data}/huggingface/hub/models--{row['model'].replace('/', '--')}" if hub else None
     return {
         "state_dir": state_dir,
         "log_dir": f"{state_dir}/logs",
-        "environments": list(environments.values()),
+        "environments": [environments[name] for name in kinds],
         "supervisord": f"{environments['supervisor']['path']}/bin/supervisord" if "supervisor" in environments else None,
         "data_dir": data,
         # None: whoever runs this
@@ -208,7 +267,7 @@ def make(
         "supervised": {
             "by": "supervisord" if settings["vllm_platform"] == "local" else settings["vllm_platform"],
             "state_dir": state_dir,
-            "programs": [ENGINE, ROUTER],
+            "programs": [*([ENGINE] if has_engine else []), *(program["name"] for program in routers if has_router)],
             "suffix": suffix(settings),
         },
         # scripts that the programs themselves run; those of jobs are written when they are run
@@ -227,17 +286,8 @@ def make(
             "start_s": 60,
             "stop_s": settings["vllm_shutdown_timeout"] + 20,
         },
-        "router": {
-            "name": ROUTER,
-            "type": "vllm-router",
-            "command": [
-                f"{environments['router']['path']}/bin/vllm-router",
-                *_routers.vllm_router_on_host([f"http://{LOOPBACK}:{port_of[ENGINE]}"], port_of[ROUTER], port_of[ROUTER_METRICS], budget_s),
-            ],
-            "port": port_of[ROUTER],
-            "ports": [port_of[ROUTER], port_of[ROUTER_METRICS]],
-            "stop_s": 20,
-        },
+        "router": {**routers[0], "url": router_url},
+        "sessions": routers[1] if len(routers) > 1 else None,
         "prefetch": prefetch and {**prefetch, **_job(engine_python, files_dir, prefetch["script"], prefetch["arguments"])},
         "prune": _job(engine_python, files_dir, PRUNE_SCRIPT, ["--data", data]),
         "hub_model": row["model"] if hub else None,
@@ -248,10 +298,11 @@ def make(
             "systemd": settings["vllm_platform"] == "systemd",
             "state_dir_mode": "0700" if settings["vllm_platform"] == "local" else "0755",
             "find": [*(prefetch["creates"] if prefetch else []), *([f"{hub_cache}/refs"] if hub_cache else [])],
-            "cpu_check": accelerator == "cpu",
-            "compiler_check": accelerator == "nvidia" and not row.get("enforce_eager"),
+            "cpu_check": has_engine and accelerator == "cpu",
+            "compiler_check": has_engine and accelerator == "nvidia" and not row.get("enforce_eager"),
+            "address": _router_hosts.asked_address(settings) if member and has_engine else None,
             "python_versions": PYTHON_VERSIONS,
-            "memory_mib": memory_mib(settings, accelerator, row),
+            "memory_mib": memory_mib(settings, accelerator if has_engine else None, row),
             "disk": [
                 *(
                     {"paths": [f"{environments[name]['path']}/{part}" for part in INSTALLED], "mib": kind.disk_mib}
@@ -260,13 +311,13 @@ def make(
                 *([{"paths": [f"{hub_cache}/refs"], "mib": weights_mib}] if hub_cache else []),
                 {"paths": [f"{state_dir}/logs"], "mib": LOG_MIB},
             ],
-            "ports": [
-                {"name": ROUTER, "usual": USUAL_PORTS[ROUTER], "port": settings["vllm_router_port"], "variable": "vllm_router_port"},
-                {"name": ENGINE, "usual": USUAL_PORTS[ENGINE], "port": settings["vllm_engine_port"], "variable": "vllm_engine_port"},
-                {"name": ROUTER_METRICS, "usual": USUAL_PORTS[ROUTER_METRICS]},
-            ],
+            "ports": port_requests(settings, member, engine=True, metrics=True),
         },
-        "templates": ["host/engine-program.yaml.j2", "host/router-program.yaml.j2"],
+        "templates": [
+            *(["host/engine-program.yaml.j2"] if has_engine else []),
+            *(["host/router-program.yaml.j2"] if has_router else []),
+            *(["host/sessions-program.yaml.j2"] if has_router and len(routers) > 1 else []),
+        ],
         "owned_paths": [
             *([f"{data}/{name}" for name in DATA_FOLDERS] if data == state_dir else [data]),
             files_dir,
@@ -274,7 +325,7 @@ def make(
         ],
         "endpoint": {
             "url": f"{url}/v1",
-            "session_url": f"{url}/v1",
+            "session_url": f"http://{LOOPBACK}:{router['session_port']}/v1" if has_router else f"{url}/v1",
             "session_header": _routers.SESSION_HEADER,
             "router_url": url,
             "model": settings["vllm_model_name"],
@@ -296,8 +347,13 @@ def _gpu_selection(ids: t.Sequence[t.Any]) -> dict[str, str]:
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": ",".join(str(number) for number in ids)} if ids else {}
 
 
-def memory_mib(settings: Settings, accelerator: str, row: _catalog.Row, router_mib: int = ROUTER_MIB) -> int:
-    """What has to be free for engine and router: weights and cache only where they stay in host memory. 0: nobody looks."""
+def memory_mib(settings: Settings, accelerator: t.Optional[str], row: _catalog.Row, router_mib: int = ROUTER_MIB) -> int:
+    """What has to be free for engine and router: weights and cache only where they stay in host memory. 0: nobody looks.
+
+    *accelerator*: None for a host without an engine.
+    """
     if not settings["vllm_memory_check"]:
         return 0
+    if accelerator is None:
+        return router_mib
     return router_mib + (_capacity.cpu_memory_mib(row) if accelerator == "cpu" else GPU_ENGINE_MIB)

@@ -24,6 +24,7 @@ from ansible_collections.llmops.serving.plugins.module_utils import (
     _on_docker,
     _on_host,
     _remote,
+    _router_hosts,
     _routers,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
@@ -102,6 +103,7 @@ SWITCHES = (
     "vllm_memory_check",
     "vllm_prefetch",
     "vllm_rollback",
+    "vllm_router_only",
     "vllm_service_monitor_enabled",
     "vllm_verify",
     "vllm_volume_permissions",
@@ -137,6 +139,7 @@ def make_plan(
     elif not on_docker:
         _refuse_host(settings)
     (_on_docker.check if on_docker else _on_docker.refuse)(settings, options)
+    _router_hosts.check(settings)
     name = settings["vllm_model_name"]
     row = _catalog.resolve_row(catalog, settings["vllm_model_configs"], name, facts)
     if on_host:
@@ -147,15 +150,17 @@ def make_plan(
     else:
         _cpu.refuse_elsewhere(settings)
     port_of = _on_host.ports(host, settings)
+    member = _router_hosts.member(settings, port_of[_on_host.ENGINE], (host or {}).get("address"))
     place = Place(DATA, "0.0.0.0", ENGINE_PORT)
     if on_host:
-        place = Place(_on_host.data_dir(settings), _on_host.LOOPBACK, port_of[_on_host.ENGINE])
+        place = Place(_on_host.data_dir(settings), _on_host.engine_address(member), port_of[_on_host.ENGINE])
     elif on_docker:
-        place = Place(DATA, *_on_docker.listens_at(settings, port_of))
+        place = Place(DATA, *_on_docker.listens_at(settings, port_of, member))
     stack = settings["vllm_stack_name"]
     gpu_count, tensor_parallel = _gpus_wanted(settings, name, row)
     _check_capability(name, row, gpus)
     alias = _alias(settings, catalog)
+    has_engine = member is None or member.has_engine
     prefetch = _prefetch(settings, row, place)
     budget_s = settings["vllm_startup_timeout"] or startup_budget_s(row, prefetch is not None)
     model = prefetch["model_path"] if prefetch else row["model"]
@@ -166,11 +171,14 @@ def make_plan(
     env = _engine_env(settings, row, budget_s, prefetch is not None or model.startswith("/"), place, cpu_env)
     if prefetch:
         prefetch["env"] = _prefetch_env(env, settings["vllm_hf_endpoint"]) if prefetch["hub"] else env
+    if not has_engine:
+        prefetch = None
     common = {
         "stack": stack,
         "platform": settings["vllm_platform"],
         "accelerator": settings["vllm_accelerator"],
         "remote": None,
+        "together": member.told() if member else None,
         "owner": {"instance": stack, "component": "vllm"},
         "model": {
             "name": name,
@@ -184,7 +192,7 @@ def make_plan(
             "reasoning_parser": row.get("reasoning_parser"),
             "weights_gib": row.get("weights_gib"),
         },
-        "gpu_check": _gpu_check(settings, row, gpu_count),
+        "gpu_check": _gpu_check(settings, row, gpu_count if has_engine else 0),
         "fit": _fit(settings, row, kv_cache_dtype, gpu_count),
         "images": [],
         "wait": {"timeout_s": budget_s + 120, "prefetch_timeout_s": _prefetch_timeout_s(row)},
@@ -203,15 +211,19 @@ def make_plan(
         },
     }
     if on_host:
-        part = _on_host.make(settings, row, port_of, args, env, prefetch, gpu_count, budget_s)
+        part = _on_host.make(settings, row, port_of, args, env, prefetch, gpu_count, budget_s, member)
     elif on_docker:
         entries = {"engine": engine_image(settings), "router": router_image(settings)}
         common["images"] = list(entries.values())
         images = {name: entry["by_digest"] for name, entry in entries.items()}
         models = [name, *filter(None, [alias])]
-        part = _on_docker.make(settings, row, port_of, args, env, prefetch, gpu_count, tensor_parallel, budget_s, images, models)
+        part = _on_docker.make(settings, row, port_of, args, env, prefetch, gpu_count, tensor_parallel, budget_s, images, models, member)
     else:
         part = _on_kubernetes(settings, row, kv_cache_dtype, args, env, prefetch, gpu_count, tensor_parallel, budget_s)
+    if member and not has_engine:
+        # as serving_facts would find it, were an engine here
+        engines = len(member.urls)
+        part["deployment"] = {"model": name, "stack": stack, "platform": settings["vllm_platform"], "node": member.me, "engines": engines}
     return {**common, **part, "endpoint": {**part["endpoint"], "alias": alias}}
 
 
@@ -340,7 +352,7 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     checked["vllm_cpu_kv_cache_gib"] = _positive("vllm_cpu_kv_cache_gib", settings["vllm_cpu_kv_cache_gib"])
     choice(settings, "vllm_router_type", ["auto", *_routers.ROUTERS])
     if settings["vllm_router_type"] == "auto":
-        checked["vllm_router_type"] = USUAL_ROUTERS[settings["vllm_platform"]]
+        checked["vllm_router_type"] = "vllm-router" if settings["vllm_router_host"] else USUAL_ROUTERS[settings["vllm_platform"]]
     choice(settings, "vllm_storage_access_mode", ["ReadWriteOnce", "ReadWriteMany"])
     choice(settings, "vllm_switch_strategy", ["auto", "surge", "recreate"])
     for key in ("vllm_storage_size", "vllm_shm_size", "vllm_cpu_request", "vllm_cpu_limit", "vllm_memory_request", "vllm_memory_limit"):

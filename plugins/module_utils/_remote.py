@@ -41,6 +41,7 @@ def make_plan(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         "state_dir": settings["vllm_state_dir"],
         "owner": {"instance": stack, "component": "vllm"},
         "images": [],
+        "together": None,
         "remote": {"url": base, "ca": ca or None, "tool_calls": settings["vllm_endpoint_tool_calls"]},
         "model": {"name": name, "alias": None, "source": base, "license": None},
         "verify": {

@@ -42,6 +42,7 @@ class Backends(t.NamedTuple):
     """Engines that stay at *urls*, all under the same *models* (a name and its aliases).
 
     The router listens on *host* and *port*. *startup_budget_s*: how long the engines may take to answer for the first time.
+    *sessions_port* and *sessions_metrics_port*: where a router with several engines listens for sessions.
     """
 
     urls: t.Sequence[str]
@@ -50,6 +51,8 @@ class Backends(t.NamedTuple):
     port: int
     metrics_port: int
     startup_budget_s: int
+    sessions_port: int = 0
+    sessions_metrics_port: int = 0
 
 
 class Fleet(t.NamedTuple):
@@ -94,6 +97,13 @@ VLLM_ROUTER_FLAGS = frozenset(
     --worker-startup-check-interval --worker-startup-timeout-secs --worker-urls""".split()
 )
 
+# Between two looks of the Rust router whether an engine is well.
+LOOK_S = 5
+# In front of engines that nobody watches but the router itself: five tries at 0, 0.5, 1.3, 2.4 and 4.1 s, while two looks two seconds
+# apart find out that an engine is gone.
+FAIL_OVER_LOOK_S = 2
+FAIL_OVER = ("--health-failure-threshold", "2", "--retry-initial-backoff-ms", "500")
+
 PORT = 8000
 SESSION_PORT = 8001
 METRICS_PORT = 29000
@@ -132,13 +142,6 @@ def vllm_router(image: str, fleet: Fleet) -> Router:
     return _vllm_router(image, listeners)
 
 
-def vllm_router_on_host(worker_urls: t.Sequence[str], port: int, metrics_port: int, startup_budget_s: int) -> list[str]:
-    """Return the arguments of the Rust router on one machine, in front of engines that stay at *worker_urls*."""
-    where = ["--worker-urls", *worker_urls]
-    # power_of_two refuses to start in front of a single engine
-    return _vllm_router_process("127.0.0.1", port, metrics_port, "consistent_hash", where, startup_budget_s)
-
-
 def production_stack_static(image: str, backends: Backends) -> Router:
     """The production stack's router in front of engines that stay where they are.
 
@@ -162,11 +165,24 @@ def production_stack_static(image: str, backends: Backends) -> Router:
 
 
 def vllm_router_static(image: str, backends: Backends) -> Router:
-    """The Rust router in front of engines that stay where they are; one process, as in front of one engine."""
+    """The Rust router in front of engines that stay where they are: one process in front of one engine, two in front of several.
+
+    Where an engine of several is gone, a request is tried again until the router has found that out, and then goes to another one.
+    """
     where = ["--worker-urls", *backends.urls]
-    policy = "consistent_hash"
-    args = _vllm_router_process(backends.host, backends.port, backends.metrics_port, policy, where, backends.startup_budget_s)
-    return _vllm_router(image, [{"name": "http", "port": backends.port, "metrics_port": backends.metrics_port, "args": args}])
+
+    several = len(backends.urls) > 1
+
+    def listener(name: str, policy: str, port: int, metrics_port: int) -> Listener:
+        look_s = FAIL_OVER_LOOK_S if several else LOOK_S
+        args = _vllm_router_process(backends.host, port, metrics_port, policy, where, backends.startup_budget_s, look_s)
+        return {"name": name, "port": port, "metrics_port": metrics_port, "args": [*args, *(FAIL_OVER if several else ())]}
+
+    # power_of_two refuses to start in front of a single engine
+    listeners = [listener("http", "power_of_two" if several else "consistent_hash", backends.port, backends.metrics_port)]
+    if several:
+        listeners.append(listener("sessions", "consistent_hash", backends.sessions_port, backends.sessions_metrics_port))
+    return _vllm_router(image, listeners)
 
 
 def _production_stack(image: str, port: int, args: list[str], needs_api_key: bool) -> Router:
@@ -210,7 +226,9 @@ def _vllm_router_args(fleet: Fleet, policy: str, port: int, metrics_port: int) -
     return _vllm_router_process("0.0.0.0", port, metrics_port, policy, where, DISCOVERED_S)
 
 
-def _vllm_router_process(host: str, port: int, metrics_port: int, policy: str, where: list[str], startup_budget_s: int) -> list[str]:
+def _vllm_router_process(
+    host: str, port: int, metrics_port: int, policy: str, where: list[str], startup_budget_s: int, look_s: int = LOOK_S
+) -> list[str]:
     return [
         "--host", host,
         "--port", str(port),
@@ -218,7 +236,7 @@ def _vllm_router_process(host: str, port: int, metrics_port: int, policy: str, w
         *where,
         "--worker-startup-timeout-secs", str(startup_budget_s),
         "--worker-startup-check-interval", "2",
-        "--health-check-interval-secs", "5",
+        "--health-check-interval-secs", str(look_s),
         "--prometheus-host", host,
         "--prometheus-port", str(metrics_port),
         # its INFO lines carry prompts

@@ -139,10 +139,20 @@ options:
       port:
         description: Port that has to be taken, whatever is usual.
         type: int
+      outside:
+        description: Whether the program will listen at O(address), so that the port has to be free there, too.
+        type: bool
+        default: false
       variable:
         description: Name of the variable that O(ports[].port) comes from, for messages.
         type: str
         default: port
+  address:
+    description:
+      - Address of this machine at which one of its programs shall be reached by others, IPv4 or a name that this machine knows.
+      - What is no address of this machine, or one of the loopback interface, is refused.
+    type: str
+    version_added: "0.2.0"
   own_ports:
     description: Ports on which the deployment itself listens, though not by processes of its own, as Docker does for containers.
     type: list
@@ -183,6 +193,11 @@ ports:
   returned: always
   type: dict
   sample: {vllm-backend: 8100, vllm-router: 8000}
+address:
+  description: O(address), as IPv4.
+  returned: with O(address)
+  type: str
+  sample: 192.0.2.10
 cpu:
   description: What there is for computing.
   returned: always
@@ -260,8 +275,8 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
     if not check_mode and state_dir.is_dir():
         asking, over = (Run(**params[key]) if params.get(key) else None for key in ("run", "over"))
         _run_lock.take(state_dir, asking, over)
+    result: dict[str, t.Any] = {"address": _host.own_address(params["address"])} if params.get("address") else {}
     missing_mib = sum(item["mib"] for item in params["disk"] if not all(map(os.path.exists, item["paths"])))
-    result: dict[str, t.Any] = {}
     if params["python_versions"] and (missing_mib or not params["disk"]):
         least, most = (_version(text) for text in (params["python_versions"][0], params["python_versions"][-1]))
         python = _host.find_python(params["python"], least, most, title)
@@ -275,7 +290,12 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
 
     path = state_dir / "ports.json"
     reserved = _host.read_ports(path)
-    requests = [_host.PortRequest(wanted["name"], wanted["usual"], wanted["port"], wanted["variable"]) for wanted in params["ports"]]
+    requests = [
+        _host.PortRequest(
+            wanted["name"], wanted["usual"], wanted["port"], wanted["variable"], result.get("address", "") if wanted.get("outside") else ""
+        )
+        for wanted in params["ports"]
+    ]
     listeners = [_host.listener(port) for port in params.get("own_ports") or []]
     ports = _host.choose_ports(requests, reserved, {*(process.pid for process in own), *filter(None, listeners)})
     if any(reserved.get(name) != port for name, port in ports.items()):
@@ -323,6 +343,7 @@ def main() -> None:
                 "options": {"paths": {"type": "list", "elements": "path", "required": True}, "mib": {"type": "int", "required": True}},
             },
             "disk_mib": {"type": "int", "default": 0},
+            "address": {"type": "str"},
             "own_ports": {"type": "list", "elements": "int", "default": []},
             "ports": {
                 "type": "list",
@@ -332,6 +353,7 @@ def main() -> None:
                     "name": {"type": "str", "required": True},
                     "usual": {"type": "int", "required": True},
                     "port": {"type": "int"},
+                    "outside": {"type": "bool", "default": False},
                     "variable": {"type": "str", "default": "port"},
                 },
             },

@@ -68,6 +68,13 @@ options:
     type: bool
     default: false
     version_added: "0.2.0"
+  engines:
+    description:
+      - Engines on other hosts that O(url) leads to, their URLs by the names of the hosts. All of them have to be reached from here, and are
+        expected to be up; one that is not reached for 10 seconds ends the wait with its name.
+    type: dict
+    default: {}
+    version_added: "0.2.0"
   supervised:
     description:
       - Engine and router on a host, as M(llmops.serving.supervisor_apply), M(llmops.serving.systemd_apply) or Docker keeps them running.
@@ -336,6 +343,9 @@ SHORTEST_REQUEST_S = 1.0
 # A list of models is at hand at once; what takes longer is better asked again.
 MODELS_S = 5.0
 HANGS = 2
+# An engine that answers on its own host is reached from here within so long, or something keeps it away.
+UNREACHED_S = 10.0
+HEALTH_S = 3.0
 AROUND_S = 30.0
 # What keeps programs of a host running, by the words of the option `supervised`.
 KEEPERS: dict[str, t.Callable[[t.Mapping[str, t.Any]], Keeper]] = {
@@ -585,6 +595,7 @@ class Router:
         self._settled_since_s: t.Optional[float] = None
         self._refused: t.Optional[tuple[str, float]] = None
         self._hangs = 0
+        self._unreached_since_s: t.Optional[float] = None
 
     @property
     def engines(self) -> t.Optional[Engines]:
@@ -639,6 +650,7 @@ class Router:
 
     def _look(self, lap: Lap) -> Completion:
         self._look_at_programs()
+        self._look_at_other_hosts(lap)
         if self.params["service"]:
             try:
                 self.stack.look(self.reach.kubectl(), hide=self.params["held"] and not self.once)
@@ -684,6 +696,20 @@ class Router:
         if self._watch is None:
             self._watch = Watch(KEEPERS[supervised["by"]](supervised), "the model answered")
         self._watch.look(supervised["programs"])
+
+    def _look_at_other_hosts(self, lap: Lap) -> None:
+        """Raise NotYetError for an engine of another host that is not reached, StuckError when that lasts."""
+        for host, url in (self.params.get("engines") or {}).items():
+            try:
+                OpenAIClient(url, timeout_s=HEALTH_S, use_proxy=False).text("/health")
+            except OpenAIError as exc:
+                what = f"the engine of {host} is not reached from the router's host: {exc}"
+                self._unreached_since_s = lap.elapsed_s if self._unreached_since_s is None else self._unreached_since_s
+                if lap.elapsed_s - self._unreached_since_s >= UNREACHED_S:
+                    advice = f"Let the router's host through to {url} in the firewall of {host}, or see whether its engine still runs"
+                    self._give_up("engine-not-reached", what, "", advice, lap.elapsed_s - self._unreached_since_s)
+                raise NotYetError(what) from exc
+        self._unreached_since_s = None
 
     def _phase_of_programs(self) -> Phase:
         """Return how far the engine on this host is, by its log."""
@@ -915,6 +941,7 @@ def main() -> None:
             "aliases": {"type": "list", "elements": "str", "default": []},
             "engine_deployment": {"type": "str"},
             "held": {"type": "bool", "default": False},
+            "engines": {"type": "dict", "default": {}},
             "supervised": {
                 "type": "dict",
                 "options": {

@@ -119,10 +119,13 @@ def _bytes(size: str) -> int:
     return int(float(found[1]) * 1024 ** "BKMGT".index(found[2] or "B"))
 
 
-def applied(results: t.Sequence[t.Mapping[str, t.Any]], files: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def applied(
+    results: t.Sequence[t.Mapping[str, t.Any]], files: t.Mapping[str, t.Any], taken: t.Sequence[t.Mapping[str, t.Any]] = ()
+) -> dict[str, t.Any]:
     """Return what was done, in the words of the modules that keep programs: ``changed``, ``programs`` with an ``action``, ``diff``.
 
-    *results*: those of docker_container in a loop. *files*: the result of docker_files.
+    *results*: those of docker_container in a loop. *files*: the result of docker_files. *taken*: results of docker_container in a loop over
+    the names of containers that are to be gone.
     """
     programs, diff = [], []
     for result in results:
@@ -132,6 +135,7 @@ def applied(results: t.Sequence[t.Mapping[str, t.Any]], files: t.Mapping[str, t.
         texts = [_yaml(side) if side else "" for side in (before, after)]
         if result.get("changed") and before.get("exists") is not False:
             diff.append({"before": texts[0], "after": texts[1], "before_header": name, "after_header": name})
+    programs += [{"name": result["item"], "action": "removed"} for result in taken if result.get("changed")]
     return {
         "changed": bool(files.get("changed")) or any(program["action"] != "none" for program in programs),
         "programs": programs,

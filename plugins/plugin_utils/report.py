@@ -68,6 +68,7 @@ def make_report(
         "platform": plan["platform"],
         "stack": plan["stack"],
         "model": {"name": model["name"], "source": plan["fit"]["row"]["model"], "running": running, "license": model["license"]},
+        "together": plan.get("together"),
         "gpus": {
             "per_engine": plan["gpu_check"]["gpus_per_node"] if plan["accelerator"] != "cpu" else 0,
             "replicas": plan["gpu_check"]["replicas"],
@@ -124,6 +125,8 @@ def lines(report: Report) -> list[str]:
     model, fit = report["model"], report["fit"]
     rows: list[tuple[str, str]] = []
     now = "not running yet" if model["running"] is None else "runs already" if model["running"] == model["name"] else None
+    if report.get("together") and not report["together"]["has_engine"]:
+        now = "on other hosts"
     endpoint = report.get("endpoint")
     if endpoint:
         rows.append(("Model", f"{model['name']}, which others serve"))
@@ -132,6 +135,7 @@ def lines(report: Report) -> list[str]:
     else:
         rows.append(("Model", f"{model['name']} ({now or 'now: ' + model['running']})"))
         rows.append(("GPUs", _gpu_words(report)))
+        rows += [("Router", _router_words(report["together"]))] if report.get("together") else []
     if fit.get("memory_gib"):
         rows += [("Memory", text) for text in _memory_words(fit)]
         rows.append(("Room", _room_words(fit)))
@@ -348,8 +352,17 @@ def _left_alone(applied: t.Mapping[str, Result]) -> list[str]:
 # --- words -------------------------------------------------------------------------------------------------------------------------
 
 
+def _router_words(together: Result) -> str:
+    """Return where the router of several hosts is, and what it leads to."""
+    if not together["has_router"]:
+        return f"on {together['router']}, which leads to this engine"
+    return f"here, in front of the engines on {', '.join(together['engines'])}"
+
+
 def _gpu_words(report: Report) -> str:
     gpus = report["gpus"]
+    if report.get("together") and not report["together"]["has_engine"]:
+        return "none: the engines are on other hosts"
     if not gpus["per_engine"]:
         return "none: the engine computes on CPUs"
     each = "" if gpus["replicas"] == 1 else f" for each of {gpus['replicas']} engines"

@@ -18,6 +18,8 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("machine")
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+FILES = Path(os.environ.get("TEST_MACHINES_STATE") or CACHE / "llmops-serving-tests") / "machines"
 KEEP = os.environ.get("TEST_KEEP_MACHINES") == "1"
 
 
@@ -99,6 +101,11 @@ class Machine:
                 yield f"http://127.0.0.1:{here}"
             finally:
                 process.kill()  # an ssh 9.2 that waits misses the gentler signal now and then
+
+
+def machine_files(machine: Machine) -> Path:
+    """Return where the files of *machine* are here."""
+    return FILES / machine.name / "tree"
 
 
 def accepts(port: int) -> bool:

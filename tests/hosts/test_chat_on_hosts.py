@@ -9,7 +9,6 @@ The tests build on each other: each takes over what the one before has left.
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import typing as t
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +19,11 @@ import pytest
 import requests
 import trained
 import yaml
-from remote import KEEP, ROOT, Machine, Played, inventory, play, until
+from remote import KEEP, ROOT, Machine, Played, inventory, machine_files, play, until
 
 STATE_DIR = "/opt/llmops-serving/chat"
 PROGRAMS = ("vllm-backend", "vllm-router", "open-webui")
 PAGE, ROUTER, ENGINE, METRICS = 8080, 8000, 8100, 29000
-CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-FILES = Path(os.environ.get("TEST_MACHINES_STATE") or CACHE / "llmops-serving-tests") / "machines"
 HF_TOKEN = "hf_thistokenisnotonethatahubknows"
 COMMON = {"ansible_become": True, "vllm_accelerator": "cpu", "vllm_model_name": "smoke"}
 EXPOSURE_MOST = 2.0
@@ -177,7 +174,7 @@ class Host:
     def put_trained(self, row: str) -> None:
         """Put the model of *row* beside the one that was trained here, if one is kept: another training would show no more."""
         beside = Path(self.models()[0])
-        if trained.put(row, FILES / self.machine.name / "tree" / beside.parent.relative_to("/")):
+        if trained.put(row, machine_files(self.machine) / beside.parent.relative_to("/")):
             self.machine.run("chown", "--recursive", f"--reference={beside}", str(beside.parent / trained.name(row)))
 
 

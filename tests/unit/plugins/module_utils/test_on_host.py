@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from ansible_collections.llmops.serving.plugins.module_utils import _on_docker, _on_host, _plan, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _on_docker, _on_host, _plan, _router_hosts, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 
 ROLE = Path(__file__).parents[4] / "roles/vllm"
@@ -351,7 +351,7 @@ FOR_BOTH = """model_name model_configs kv_cache_dtype backend platform namespace
 
 def test_of_every_variable_it_is_known_where_it_works() -> None:
     everywhere = {f"vllm_{name}" for name in FOR_BOTH.split()}
-    groups = [everywhere, _on_host.HOST_ONLY, _on_host.KUBERNETES_ONLY, _on_docker.ONLY]
+    groups = [everywhere, _on_host.HOST_ONLY, _on_host.KUBERNETES_ONLY, _on_docker.ONLY, _router_hosts.OPTIONS]
     assert {name for group in groups for name in group} == set(OPTIONS)
     assert sum(map(len, groups)) == len(OPTIONS)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -69,6 +70,43 @@ def test_what_is_told(state_dir: Path) -> None:
     assert first["memory_available_mib"] > 1
     second = run(state_dir, **params)
     assert (second["changed"], second["ports"]) == (False, {"app": usual})
+
+
+def test_an_address_of_this_machine_is_taken(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"gpu1": ["127.0.1.1", "192.0.2.10"], "public": ["198.51.100.1"], "this": ["127.0.1.1"], "all": ["0.0.0.0"]}
+
+    def lookup(name: str, *_args: t.Any) -> list[tuple[t.Any, ...]]:
+        if name not in known:
+            raise socket.gaierror("Name or service not known")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in known[name]]
+
+    def bind(_self: t.Any, where: tuple[str, int]) -> None:
+        if where[0] != "192.0.2.10":
+            raise OSError("Cannot assign requested address")
+
+    monkeypatch.setattr(_host.socket, "getaddrinfo", lookup)
+    monkeypatch.setattr(_host.socket, "socket", type("Probe", (socket.socket,), {"bind": bind}))
+    assert run(state_dir, address="gpu1")["address"] == "192.0.2.10"
+    for name, message in {
+        "public": "vllm_engine_address: 198.51.100.1 is no address of this host, but perhaps of a router before it.",
+        "this": 'vllm_engine_address: "this" is 127.0.1.1, where nobody reaches this host.',
+        "all": 'vllm_engine_address: "all" is 0.0.0.0, where nobody reaches this host.',
+        "other": 'vllm_engine_address: this host knows no IPv4 address of "other".',
+    }.items():
+        with pytest.raises(ServingError, match=re.escape(message)):
+            run(state_dir, address=name)
+
+
+def test_a_port_for_others_has_to_be_free_at_their_address_too(state_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # all of 127/8 is this machine, so a second loopback address stands for that of a network
+    monkeypatch.setattr(_host, "own_address", lambda _wanted: "127.0.0.2")
+    usual = free_port()
+    with contextlib.closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.2", usual))
+        taken.listen()
+        assert run(state_dir, True, address="gpu1", ports=[port("app", usual)])["ports"] == {"app": usual}
+        outside = {**port("app", usual), "outside": True}
+        assert run(state_dir, True, address="gpu1", ports=[outside])["ports"]["app"] > usual
 
 
 def test_check_mode_writes_nothing(state_dir: Path) -> None:

@@ -820,6 +820,25 @@ def test_an_engine_that_starts_is_waited_for(clock: Clock, server: stub.StubOpen
     assert engine.sockets == {f"{engine.programs['state_dir']}/supervisord.sock"}
 
 
+def test_an_engine_of_another_host_has_to_be_reached(clock: Clock, server: stub.StubOpenAI) -> None:
+    with stub.StubOpenAI() as other:
+        other.scripts["/health"] = [stub.status(503), stub.page("")]
+        result = by_url(clock, server, engines={"gpu2": other.url})
+    assert (result["ready"], result["attempts"]) == (True, 2)
+
+
+def test_an_engine_that_stays_out_of_reach_is_named_within_seconds(clock: Clock, server: stub.StubOpenAI) -> None:
+    with stub.StubOpenAI() as other:
+        other.scripts["/health"] = [stub.page("")]
+        with pytest.raises(ServingError) as caught:
+            by_url(clock, server, engines={"gpu1": other.url, "gpu2": "http://127.0.0.1:9"})
+    said, details = str(caught.value), caught.value.details
+    assert "the engine of gpu2 is not reached from the router's host: " in said
+    assert "in the firewall of gpu2" in said
+    assert details["elapsed_seconds"] == router_wait.UNREACHED_S
+    assert details["verdict"]["cause"] == "engine-not-reached"
+
+
 def test_an_engine_that_loads_is_called_that(clock: Clock, engine: Engine) -> None:
     result = run(clock, url="http://127.0.0.1:9", once=True, supervised=engine.programs)
     assert result["last_error"] == "the engine is loading; nobody answers at http://127.0.0.1:9 yet"

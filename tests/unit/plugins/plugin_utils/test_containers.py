@@ -124,6 +124,14 @@ def test_what_was_done_in_the_words_of_keepers() -> None:
     assert containers.applied(results[:1], {"changed": True})["changed"]
 
 
+def test_what_was_taken_away_is_told_where_it_was_there() -> None:
+    done = containers.applied(
+        [], {"changed": False}, [{"item": "vllm-router", "changed": True}, {"item": "vllm-sessions", "changed": False}]
+    )
+    assert done["programs"] == [{"name": "vllm-router", "action": "removed"}]
+    assert done["changed"]
+
+
 def test_the_report_of_a_plan_names_what_differs() -> None:
     before = {"command": ["vllm", "serve", "/data/models/a", "--served-model-name", "smoke", "--max-num-seqs", "8"]}
     after = {"command": ["vllm", "serve", "/data/models/b", "--served-model-name", "smoke-json", "--max-num-seqs", "8"]}

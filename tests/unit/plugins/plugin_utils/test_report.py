@@ -106,6 +106,23 @@ def test_no_change_is_told_as_such(plan):
     assert _report.lines(found)[-1] == "Nothing is to be done."
 
 
+@pytest.mark.parametrize(
+    ("here", "gpus", "router"),
+    [
+        ((True, True), "1: ", "here, in front of the engines on gpu1, gpu2"),
+        ((False, True), "1: ", "on gpu1, which leads to this engine"),
+        ((True, False), "none: the engines are on other hosts", "here, in front of the engines on gpu1, gpu2"),
+    ],
+)
+def test_of_several_hosts_it_is_told_where_the_router_is(plan, here, gpus, router):
+    engines = {"gpu1": "http://10.0.0.1:8100", "gpu2": "http://10.0.0.2:8100"}
+    plan["together"] = {"router": "gpu1", "engines": engines, "has_router": here[0], "has_engine": here[1]}
+    told = _report.lines(report(plan))
+    assert f"Router    {router}" in told
+    assert [line for line in told if line.startswith(f"GPUs      {gpus}")]
+    assert ("(on other hosts)" in told[0]) is not here[1]
+
+
 def test_a_changed_argument_restarts_and_keeps_the_weights(plan):
     found = report(plan, {"vllm": engine_change(ENGINE.replace("131072", "65536").replace("/data/home", "/data/h"))})
     assert found["changes"] == [
