@@ -95,6 +95,12 @@ options:
         description: How much it takes (MiB).
         type: int
         required: true
+      commands:
+        description: Programs without which it cannot be written. They are looked for when it is not there yet.
+        type: list
+        elements: str
+        default: []
+        version_added: "0.3.0"
   disk_mib:
     description: How much disk (MiB) others will take beside O(disk).
     type: int
@@ -155,6 +161,11 @@ ports:
   returned: always
   type: dict
   sample: {vllm-backend: 8100, vllm-router: 8000}
+machine:
+  description: The kind of machine, as C(uname -m) says it.
+  returned: always
+  type: str
+  sample: x86_64
 cpu:
   description: What there is for computing.
   returned: always
@@ -205,6 +216,7 @@ memory_available_mib:
 """
 
 import os
+import platform
 import typing as t
 from pathlib import Path
 
@@ -224,7 +236,9 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
     changed = params["create"] and _host.make_state_dir(state_dir, dry=check_mode, mode=int(params["state_dir_mode"], 8))
     if not check_mode and state_dir.is_dir():
         _host.take_lock(state_dir, _host.run_process())
-    missing_mib = sum(item["mib"] for item in params["disk"] if not all(map(os.path.exists, item["paths"])))
+    missing = [item for item in params["disk"] if not all(map(os.path.exists, item["paths"]))]
+    _host.check_commands([name for item in missing for name in item.get("commands") or []], title)
+    missing_mib = sum(item["mib"] for item in missing)
     result: dict[str, t.Any] = {}
     if params["python_versions"] and (missing_mib or not params["disk"]):
         least, most = (_version(text) for text in (params["python_versions"][0], params["python_versions"][-1]))
@@ -251,6 +265,7 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
         "changed": changed,
         "found": [path for path in params["find"] if os.path.exists(path)],
         "ports": ports,
+        "machine": platform.machine(),
         "cpu": _host.find_cpu()._asdict(),
         "disk_mib": missing_mib,
         "disk_free_mib": disk_free_mib,
@@ -282,7 +297,11 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "default": [],
-                "options": {"paths": {"type": "list", "elements": "path", "required": True}, "mib": {"type": "int", "required": True}},
+                "options": {
+                    "paths": {"type": "list", "elements": "path", "required": True},
+                    "mib": {"type": "int", "required": True},
+                    "commands": {"type": "list", "elements": "str", "default": []},
+                },
             },
             "disk_mib": {"type": "int", "default": 0},
             "own_ports": {"type": "list", "elements": "int", "default": []},
