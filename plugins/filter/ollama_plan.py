@@ -21,6 +21,16 @@ options:
     description: The model table, rows by Ollama's name of the model.
     type: dict
     required: true
+  host:
+    description:
+      - What M(llmops.serving.host_check) found on the machine (ports, its kind), on other platforms than V(kubernetes).
+      - Without it, the usual port is taken.
+    type: dict
+  options:
+    description:
+      - Options of the role's argument specification.
+      - With them, variables that the platform cannot honour are refused when they are not at their defaults.
+    type: dict
 """
 
 EXAMPLES = r"""
@@ -42,10 +52,15 @@ from ansible_collections.llmops.serving.plugins.module_utils._errors import Serv
 from ansible_collections.llmops.serving.plugins.module_utils._ollama import make_plan
 
 
-def ollama_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def ollama_plan(
+    settings: t.Mapping[str, t.Any],
+    catalog: t.Mapping[str, t.Any],
+    host: t.Optional[t.Mapping[str, t.Any]] = None,
+    options: t.Optional[t.Mapping[str, t.Any]] = None,
+) -> dict[str, t.Any]:
     """Return the plan for the role variables *settings*; the reason as AnsibleFilterError where there can be none."""
     try:
-        return make_plan(settings, catalog)
+        return make_plan(settings, catalog, host, options)
     except ServingError as exc:
         raise AnsibleFilterError(str(exc)) from exc
 

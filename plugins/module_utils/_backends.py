@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 #
 # PRIVATE: of this collection only; it may change in any release.
-"""The backends of a stack, vLLM and Ollama: how each is called in a namespace, and which of them was verified last.
+"""The backends of a stack, vLLM and Ollama: how each is called in a namespace or on a host, and which of them was verified last.
 
 At most one has a record of a plan: who is verified forgets the other's plan, so that "what was verified last" has one answer.
 What the records know of weights stays, as the volumes do.
@@ -12,15 +12,22 @@ Partner: plugins/modules/backend_info.py.
 
 from __future__ import annotations
 
+import os
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _guard, _ollama, _plan, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _guard, _ollama, _ollama_on_host, _on_host, _plan, _routers
+from ansible_collections.llmops.serving.plugins.module_utils._keepers import ProcessInfo
 from ansible_collections.llmops.serving.plugins.module_utils._kube import Object
 from ansible_collections.llmops.serving.plugins.module_utils._switch import Record
 
 BACKENDS = (_guard.VLLM, _guard.OLLAMA)
 API_KEY = "VLLM_API_KEY"
 USUAL_WAIT_S = 1800
+# The programs of each on a host; the last one is who is asked.
+PROGRAMS = {_guard.VLLM: (_on_host.ENGINE, _on_host.ROUTER), _guard.OLLAMA: (_ollama_on_host.SERVER,)}
+# A keeper that counts seconds calls a program running a little later than it answers.
+UP = ("STARTING", "RUNNING")
+USUAL_PORTS = {_on_host.ROUTER: _routers.PORT, _ollama_on_host.SERVER: _ollama.PORT}
 
 
 def place(backend: str, stack: str, namespace: str) -> dict[str, t.Any]:
@@ -88,3 +95,42 @@ def _containers(manifests: t.Iterable[Object], name: str) -> t.Iterator[Object]:
     found = _deployment(manifests, name)
     if found:
         yield from found["spec"]["template"]["spec"]["containers"]
+
+
+# --- on a host -------------------------------------------------------------------------------------------------------------------------
+
+
+def place_on_host(backend: str, stack: str, state_dir: str, suffix: str = "") -> dict[str, t.Any]:
+    """Return where *backend* of *stack* is: its owner and its programs, whose names end with *suffix*."""
+    programs = [name + suffix for name in PROGRAMS[backend]]
+    owner = {"instance": stack, "component": backend}
+    return {"backend": backend, "title": _guard.TITLES[backend], "state_dir": state_dir, "owner": owner, "programs": programs}
+
+
+def told_on_host(
+    where: t.Mapping[str, t.Any], record: Record, infos: t.Iterable[ProcessInfo], address: str, ports: t.Mapping[str, int]
+) -> dict[str, t.Any]:
+    """Return what is known of the backend at *where*: its *record*, and what a keeper says of its programs.
+
+    *address* and *ports*, by program, are where the programs of this host are reached.
+    """
+    backend = where["backend"]
+    states = {info.name: info.state for info in infos}
+    asked = PROGRAMS[backend][-1]
+    last_good = None
+    if record.is_good:
+        key = os.path.join(where["state_dir"], "secrets", backend, API_KEY)
+        last_good = {
+            **{name: getattr(record, name) for name in ("model", "digest", "committed_at", "verify")},
+            "programs": list(record.manifests),
+            "url": f"http://{address}:{ports.get(asked, USUAL_PORTS[asked])}",
+            "api_key_file": key if os.path.exists(key) else None,
+            "wait_timeout": USUAL_WAIT_S,
+        }
+    return {
+        **where,
+        "wants_pods": any(name in states for name in where["programs"]),
+        "serves": all(states.get(name) in UP for name in where["programs"]),
+        "last_good": last_good,
+        "weights": dict(record.weights),
+    }

@@ -129,22 +129,23 @@ def judge_host(
     runtime: str,
     min_free_share: float,
     proc: Path = Path("/proc"),
+    own_end: bool = False,
 ) -> dict[str, t.Any]:
     """Return what the module returns; raise ServingError, with the same, when *runtime* must not start now.
 
-    *rows* are the GPUs that it will use, *models* what Ollama has loaded. The processes *own* end before it starts, unless it is Ollama
-    that starts: then a vLLM engine of ours is in its way like any other.
+    *rows* are the GPUs that it will use, *models* what Ollama has loaded. The processes *own* end before vLLM starts. Where Ollama starts,
+    they do with *own_end* only: a vLLM engine of ours is in its way like any other.
     """
     by_index = {gpus.index: gpus for gpus in rows}
     kinds = [(process, runtime_of(process, proc)) for process in processes]
-    at = {process.gpu for process, kind in kinds if kind == OLLAMA}
-    if at and not at & set(by_index):
-        models = []  # they are on other GPUs
+    ollamas = [process for process, kind in kinds if kind == OLLAMA]
+    if ollamas and not any(process.gpu in by_index and process.pid not in own for process in ollamas):
+        models = []  # they are on other GPUs, or of an Ollama of ours, which ends
     holders, rivals = list(models), list(models)
     for process, kind in kinds:
         if process.gpu not in by_index:
             continue
-        if kind == OLLAMA == runtime or (runtime == VLLM and process.pid in own):
+        if kind == OLLAMA == runtime or ((runtime == VLLM or own_end) and process.pid in own):
             make_room(by_index[process.gpu], process.memory_mib)
         elif not (kind == OLLAMA and models):  # its models are named already
             name = process_name(process, proc)

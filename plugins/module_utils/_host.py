@@ -98,6 +98,13 @@ def check_library(name: str, package: str, find: t.Callable[[str], t.Optional[st
         raise ServingError(f"vLLM for CPUs needs lib{name}, and it is not there. Install it: apt install {package}")
 
 
+def check_commands(names: t.Iterable[str], title: str) -> None:
+    """Raise ServingError when one of the programs *names*, by which *title* is installed, is not there."""
+    for name in names:
+        if shutil.which(name) is None:
+            raise ServingError(f"{title} is installed by the program {name}, and it is not there. Install it: apt install {name}")
+
+
 class Cpu(t.NamedTuple):
     """The CPUs that processes of this machine may use, of a container with its quota: physical cores, NUMA nodes, and what they can."""
 

@@ -16,15 +16,15 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _images, _plan, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _images, _ollama_on_host, _plan, _routers
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
 from ansible_collections.llmops.serving.plugins.module_utils._stack import stack_suffix
 
-PORT = 11434
+PORT = _ollama_on_host.PORT
 DATA = "/data"
-PLATFORMS = ("kubernetes",)
+PLATFORMS = ("kubernetes", *_ollama_on_host.PLATFORMS)
 VERSION = "0.35.1"
 # The image for AMD has ROCm in place of CUDA; the other one runs on CPUs, too.
 IMAGES = {"nvidia": f"ollama/ollama:{VERSION}", "cpu": f"ollama/ollama:{VERSION}", "amd": f"ollama/ollama:{VERSION}-rocm"}
@@ -33,11 +33,20 @@ KV_CACHE_TYPES = ("f16", "q8_0", "q4_0")
 # What a pull writes beside the model's layers, and room for the file system.
 VOLUME_SHARE = 1.05
 START_S = 300
+LOOPBACK = "127.0.0.1"
+MODEL_VARIABLE = "LLMOPS_SERVING_MODEL"
 KEEP_ALIVE = re.compile(r"-?\d+|-?(\d+(\.\d+)?(ns|us|ms|s|m|h))+")
 # [HOST[:PORT]/][NAMESPACE/]NAME:TAG
 MODEL = re.compile(r"([A-Za-z0-9][\w.-]*(:\d+)?/)?([A-Za-z0-9][\w.-]*/)*[A-Za-z0-9][\w.-]*:[A-Za-z0-9][\w.-]*")
 DIGEST = re.compile(r"(sha256:)?[0-9a-f]{12,64}")
-SWITCHES = ("ollama_flash_attention", "ollama_update", "ollama_verify", "ollama_rollback", "ollama_volume_permissions")
+SWITCHES = (
+    "ollama_flash_attention",
+    "ollama_update",
+    "ollama_verify",
+    "ollama_rollback",
+    "ollama_volume_permissions",
+    "ollama_memory_check",
+)
 
 KEYS: dict[str, tuple[type, ...]] = {
     "description": (str,),
@@ -74,9 +83,18 @@ def object_names(stack: str) -> dict[str, str]:
     }
 
 
-def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
-    """Return the plan for *settings* (the role's variables by name), or raise ServingError for the first thing that cannot work."""
-    settings = _checked(settings)
+def make_plan(
+    settings: t.Mapping[str, t.Any],
+    catalog: t.Mapping[str, t.Any],
+    host: t.Optional[t.Mapping[str, t.Any]] = None,
+    options: t.Optional[t.Mapping[str, t.Any]] = None,
+) -> dict[str, t.Any]:
+    """Return the plan for *settings* (the role's variables by name), or raise ServingError for the first thing that cannot work.
+
+    *host*: what host_check found on the machine, on other platforms than Kubernetes; None when nobody looked. *options*: the role's
+    argument specification, by which variables are refused that the platform does not have.
+    """
+    settings = _checked(settings, options)
     table = _table(catalog, settings["ollama_model_configs"])
     name = _model_name(settings, table)
     row = _complete(settings, name, table[name])
@@ -121,6 +139,13 @@ def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -
         "fit": {"row": {"model": name, "source": "hub"}},
         "images": [engine_image(settings)] if settings["ollama_platform"] in ("kubernetes", "docker") else [],
     }
+    if settings["ollama_platform"] in _ollama_on_host.PLATFORMS:
+        listens = f"{LOOPBACK}:{_ollama_on_host.port(settings, host)}"
+        env = environment(settings, row, gpu_count, load_s, _ollama_on_host.data_dir(settings), listens)
+        # another model is another plan, whose server starts anew
+        env[MODEL_VARIABLE] = name
+        part = _ollama_on_host.make(settings, row, name, gpu_count, env, host, VERSION, alias)
+        return {**common, "gpu_check": _gpu_check(settings, row, gpu_count), **part}
     _check_volume(settings, name, row)
     return {**common, **_on_kubernetes(settings, name, row, gpu_count, load_s)}
 
@@ -128,7 +153,7 @@ def make_plan(settings: t.Mapping[str, t.Any], catalog: t.Mapping[str, t.Any]) -
 # --- variables ---------------------------------------------------------------------------------------------------------------------
 
 
-def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+def _checked(settings: t.Mapping[str, t.Any], options: t.Optional[t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
     checked = dict(settings)
     platform = settings["ollama_platform"]
     if platform not in PLATFORMS:
@@ -138,7 +163,7 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     for key in SWITCHES:
         checked[key] = _plan.switch_value(key, settings[key])
     checked["ollama_run_as_user"] = _plan.whole(key="ollama_run_as_user", value=settings["ollama_run_as_user"], least=1)
-    for key in ("ollama_gpu_count", "ollama_context_length", "ollama_num_parallel"):
+    for key in ("ollama_gpu_count", "ollama_context_length", "ollama_num_parallel", "ollama_port"):
         checked[key] = None if settings[key] in (None, "") else _plan.whole(key, settings[key], least=1)
     asked = settings["ollama_min_gpu_memory_gb"]
     try:
@@ -156,6 +181,11 @@ def _checked(settings: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
         raise ServingError(
             f"ollama_kv_cache_type: {settings['ollama_kv_cache_type']} needs ollama_flash_attention: true; without it Ollama takes f16."
         )
+    if platform in _ollama_on_host.PLATFORMS:
+        _ollama_on_host.check(checked, options)
+    else:
+        variables = (*_ollama_on_host.HOST_ONLY, *_ollama_on_host.PROGRAM_ONLY)
+        _ollama_on_host.refuse(checked, options, variables, "the platforms local and systemd")
     return checked
 
 
@@ -217,7 +247,7 @@ def _gpus_wanted(settings: t.Mapping[str, t.Any], row: Row) -> int:
             asked = settings["ollama_gpu_count"]
             raise ServingError(f"ollama_gpu_count: {asked} GPUs with ollama_accelerator: cpu. Remove one of the two.")
         return 0
-    return int(settings["ollama_gpu_count"] or row.get("gpu_count") or 1)
+    return int(settings["ollama_gpu_count"] or len(settings["ollama_gpu_ids"]) or row.get("gpu_count") or 1)
 
 
 def _alias(settings: t.Mapping[str, t.Any], name: str) -> t.Optional[str]:
@@ -242,11 +272,13 @@ def _check_volume(settings: t.Mapping[str, t.Any], name: str, row: Row) -> None:
 # --- parts of the plan -------------------------------------------------------------------------------------------------------------
 
 
-def environment(settings: t.Mapping[str, t.Any], row: Row, gpu_count: int, load_s: int, data: str = DATA) -> dict[str, str]:
+def environment(
+    settings: t.Mapping[str, t.Any], row: Row, gpu_count: int, load_s: int, data: str = DATA, listens: str = f"0.0.0.0:{PORT}"
+) -> dict[str, str]:
     """Return the environment of the server, on whichever platform."""
     env = {
         "HOME": data,
-        "OLLAMA_HOST": f"0.0.0.0:{PORT}",
+        "OLLAMA_HOST": listens,
         "OLLAMA_MODELS": f"{data}/models",
         "OLLAMA_CONTEXT_LENGTH": str(row["context_length"]),
         "OLLAMA_NUM_PARALLEL": str(row["num_parallel"]),
@@ -271,8 +303,18 @@ def engine_image(settings: t.Mapping[str, t.Any]) -> _images.Entry:
     return _images.choose("ollama_image", image, settings.get("ollama_pins"), settings["ollama_image_registry"])
 
 
+def _gpu_check(settings: t.Mapping[str, t.Any], row: Row, gpu_count: int) -> dict[str, t.Any]:
+    return {
+        "enabled": gpu_count > 0 and settings["ollama_min_gpu_memory_gb"] != 0,
+        "min_memory_gb": _min_gpu_memory_gb(settings, row),
+        "gpus_per_node": gpu_count,
+        "replicas": 1,
+        "accelerator": settings["ollama_accelerator"],
+    }
+
+
 def _on_kubernetes(settings: t.Mapping[str, t.Any], name: str, row: Row, gpu_count: int, load_s: int) -> dict[str, t.Any]:
-    stack, namespace, accelerator = settings["ollama_stack_name"], settings["ollama_namespace"], settings["ollama_accelerator"]
+    stack, namespace = settings["ollama_stack_name"], settings["ollama_namespace"]
     names = object_names(stack)
     labels = {"app": "ollama", "app.kubernetes.io/instance": stack}
     prefetch_labels = {**labels, "app": "ollama-prefetch"}
@@ -295,11 +337,7 @@ def _on_kubernetes(settings: t.Mapping[str, t.Any], name: str, row: Row, gpu_cou
             "templates": ["kubernetes/prefetch-deployment.yaml.j2"],
         },
         "gpu_check": {
-            "enabled": gpu_count > 0 and settings["ollama_min_gpu_memory_gb"] != 0,
-            "min_memory_gb": _min_gpu_memory_gb(settings, row),
-            "gpus_per_node": gpu_count,
-            "replicas": 1,
-            "accelerator": accelerator,
+            **_gpu_check(settings, row, gpu_count),
             "replaced_pods": {"namespace": namespace, "label_selector": f"app.kubernetes.io/instance={stack},app in (vllm-backend,ollama)"},
         },
         "pod_security": _plan.pod_security(settings["ollama_run_as_user"]),

@@ -65,6 +65,8 @@ STRATEGY_SPECS: dict[str, Object] = {
 
 FORMAT = 1
 STATE_FILE = "last-good.json"
+# Backends that have a record, the first one that of the file without a name behind it.
+BACKENDS = ("vllm", "ollama")
 STATE = "vllm-state"
 MOST_NODES = 3
 GIB = 2**30
@@ -477,8 +479,10 @@ class ConfigMapStore:
 class FileStore:
     """The record in a file of the state folder, which its user alone can read."""
 
-    def __init__(self, state_dir: str) -> None:
-        self.path = os.path.join(os.path.abspath(state_dir), STATE_FILE)
+    def __init__(self, state_dir: str, backend: str = BACKENDS[0]) -> None:
+        name, extension = os.path.splitext(STATE_FILE)
+        file = STATE_FILE if backend == BACKENDS[0] else f"{name}-{backend}{extension}"
+        self.path = os.path.join(os.path.abspath(state_dir), file)
         self.where = self.path
 
     def load(self) -> t.Optional[dict[str, t.Any]]:
@@ -497,7 +501,7 @@ class FileStore:
     def write(self, record: Record) -> None:
         """Write the file as a whole: whoever reads it meets the old record or the new one."""
         try:
-            handle, name = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=f".{STATE_FILE}.")  # for its user only
+            handle, name = tempfile.mkstemp(dir=os.path.dirname(self.path), prefix=f".{os.path.basename(self.path)}.")  # for its user only
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(record.to_data(), file, indent=1)

@@ -63,6 +63,11 @@ options:
       - Folder of a deployment on this host. What its processes hold counts as free with O(runtime=vllm), since they are replaced.
       - Used with O(source=host).
     type: path
+  own_end:
+    description: What the processes of O(state_dir) hold counts as free with O(runtime=ollama), too, since they are to be ended first.
+    type: bool
+    default: false
+    version_added: "0.3.0"
   min_free_share:
     description:
       - Which share of each GPU's memory has to be free. The default is what vLLM takes.
@@ -400,7 +405,7 @@ def run_on_host(module: AnsibleModule) -> Result:
     processes = parse_processes(ask(*NVIDIA_SMI_PROCESSES)[1])
     own = {process.pid for process in _processes.belonging(params["state_dir"])} if params["state_dir"] else set()
     models = _guard.loaded_models(params["ollama_url"]) if params["runtime"] == _guard.VLLM else []
-    return _guard.judge_host(rows, processes, models, own, params["runtime"], params["min_free_share"])
+    return _guard.judge_host(rows, processes, models, own, params["runtime"], params["min_free_share"], own_end=params["own_end"])
 
 
 def run(module: AnsibleModule) -> Result:
@@ -420,6 +425,7 @@ def main() -> None:
             "gpu_ids": {"type": "list", "elements": "int", "default": []},
             "gpu_count": {"type": "int", "default": 0},
             "state_dir": {"type": "path"},
+            "own_end": {"type": "bool", "default": False},
             "min_free_share": {"type": "float", "default": FREE_SHARE},
             "ollama_url": {"type": "str", "default": _guard.OLLAMA_URL},
             "namespace": {"type": "str"},

@@ -118,6 +118,12 @@ options:
         description: How much it takes (MiB).
         type: int
         required: true
+      commands:
+        description: Programs without which it cannot be written. They are looked for when it is not there yet.
+        type: list
+        elements: str
+        default: []
+        version_added: "0.3.0"
   disk_mib:
     description: How much disk (MiB) others will take beside O(disk).
     type: int
@@ -198,6 +204,11 @@ address:
   returned: with O(address)
   type: str
   sample: 192.0.2.10
+machine:
+  description: The kind of machine, as C(uname -m) says it.
+  returned: always
+  type: str
+  sample: x86_64
 cpu:
   description: What there is for computing.
   returned: always
@@ -248,6 +259,7 @@ memory_available_mib:
 """
 
 import os
+import platform
 import typing as t
 from pathlib import Path
 
@@ -276,7 +288,9 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
         asking, over = (Run(**params[key]) if params.get(key) else None for key in ("run", "over"))
         _run_lock.take(state_dir, asking, over)
     result: dict[str, t.Any] = {"address": _host.own_address(params["address"])} if params.get("address") else {}
-    missing_mib = sum(item["mib"] for item in params["disk"] if not all(map(os.path.exists, item["paths"])))
+    missing = [item for item in params["disk"] if not all(map(os.path.exists, item["paths"]))]
+    _host.check_commands([name for item in missing for name in item.get("commands") or []], title)
+    missing_mib = sum(item["mib"] for item in missing)
     if params["python_versions"] and (missing_mib or not params["disk"]):
         least, most = (_version(text) for text in (params["python_versions"][0], params["python_versions"][-1]))
         python = _host.find_python(params["python"], least, most, title)
@@ -307,6 +321,7 @@ def run(params: t.Mapping[str, t.Any], check_mode: bool = False) -> dict[str, t.
         "changed": changed,
         "found": [path for path in params["find"] if os.path.exists(path)],
         "ports": ports,
+        "machine": platform.machine(),
         "cpu": _host.find_cpu()._asdict(),
         "disk_mib": missing_mib,
         "disk_free_mib": disk_free_mib,
@@ -340,7 +355,11 @@ def main() -> None:
                 "type": "list",
                 "elements": "dict",
                 "default": [],
-                "options": {"paths": {"type": "list", "elements": "path", "required": True}, "mib": {"type": "int", "required": True}},
+                "options": {
+                    "paths": {"type": "list", "elements": "path", "required": True},
+                    "mib": {"type": "int", "required": True},
+                    "commands": {"type": "list", "elements": "str", "default": []},
+                },
             },
             "disk_mib": {"type": "int", "default": 0},
             "address": {"type": "str"},

@@ -282,17 +282,15 @@ verdict:
 """
 
 import contextlib
-import os
 import re
 import time
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.llmops.serving.plugins.module_utils._diagnosis import Surroundings, Verdict, View, diagnose, log_cause
-from ansible_collections.llmops.serving.plugins.module_utils._docker import SOCKET, Containers, Docker
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._failure_signs import ANY_ROW
-from ansible_collections.llmops.serving.plugins.module_utils._keepers import Keeper, Watch
+from ansible_collections.llmops.serving.plugins.module_utils._keepers import Watch
 from ansible_collections.llmops.serving.plugins.module_utils._kube import (
     KUBERNETES_ARGS,
     Kube,
@@ -327,9 +325,8 @@ from ansible_collections.llmops.serving.plugins.module_utils._reach import (
     first_trouble,
 )
 from ansible_collections.llmops.serving.plugins.module_utils._rollout import rollout_pending
-from ansible_collections.llmops.serving.plugins.module_utils._supervisor import Supervisor
+from ansible_collections.llmops.serving.plugins.module_utils._supervised import KEEPERS, SUPERVISED_OPTIONS
 from ansible_collections.llmops.serving.plugins.module_utils._switch import HASH, hide_new, newest
-from ansible_collections.llmops.serving.plugins.module_utils._systemd import Systemd
 from ansible_collections.llmops.serving.plugins.module_utils._wait import Lap, NotYetError, Waiter
 from ansible_collections.llmops.serving.plugins.module_utils._watch import EndedLogs, Items, Live, Still, look_around
 
@@ -347,12 +344,6 @@ HANGS = 2
 UNREACHED_S = 10.0
 HEALTH_S = 3.0
 AROUND_S = 30.0
-# What keeps programs of a host running, by the words of the option `supervised`.
-KEEPERS: dict[str, t.Callable[[t.Mapping[str, t.Any]], Keeper]] = {
-    "supervisord": lambda asked: Supervisor(os.path.join(asked["state_dir"], "supervisord.sock")),
-    "systemd": lambda asked: Systemd(asked["programs"], asked["suffix"]),
-    "docker": lambda asked: Containers(Docker(asked["docker_host"]), asked["programs"]),
-}
 GREETING = [{"role": "user", "content": "Say hello."}]
 
 Scene = t.Union[Live, Still]
@@ -944,13 +935,7 @@ def main() -> None:
             "engines": {"type": "dict", "default": {}},
             "supervised": {
                 "type": "dict",
-                "options": {
-                    "by": {"type": "str", "choices": list(KEEPERS), "default": "supervisord"},
-                    "suffix": {"type": "str", "default": ""},
-                    "docker_host": {"type": "str", "default": SOCKET},
-                    "state_dir": {"type": "path", "required": True},
-                    "programs": {"type": "list", "elements": "str", "required": True},
-                },
+                "options": {**SUPERVISED_OPTIONS, "programs": {"type": "list", "elements": "str", "required": True}},
             },
             "wait": {"type": "bool", "default": True},
             "wait_timeout": {"type": "int", "default": 600},

@@ -42,6 +42,12 @@ options:
   state_dir:
     description: State folder of the programs of this machine. It has to be there.
     type: path
+  backend:
+    description: Whose record it is. Each backend of a state folder has a file of its own. Used with O(state_dir).
+    type: str
+    choices: [vllm, ollama]
+    default: vllm
+    version_added: "0.3.0"
   state:
     description:
       - V(present) writes the record.
@@ -148,6 +154,7 @@ ARGS: dict[str, t.Any] = {
     "name": {"type": "str"},
     "stack": {"type": "str"},
     "state_dir": {"type": "path"},
+    "backend": {"type": "str", "choices": list(_switch.BACKENDS), "default": _switch.BACKENDS[0]},
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
     "model": {"type": "str"},
     "digest": {"type": "str"},
@@ -170,7 +177,7 @@ def run(
     """Write or remove the record, and return what the module returns, ``diff`` and ``trouble`` (a warning) included."""
     store: _switch.Store
     if params["state_dir"]:
-        store = FileStore(params["state_dir"])
+        store = FileStore(params["state_dir"], params["backend"])
     else:
         kube = connect(params["kubeconfig"], params["context"])
         store = ConfigMapStore(kube, params["namespace"], params["name"], params["stack"])

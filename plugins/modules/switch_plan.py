@@ -44,6 +44,12 @@ options:
   state_dir:
     description: State folder of the programs of this machine.
     type: path
+  backend:
+    description: Whose record it is. Each backend of a state folder has a file of its own. Used with O(state_dir).
+    type: str
+    choices: [vllm, ollama]
+    default: vllm
+    version_added: "0.3.0"
   programs:
     description: All programs of the plan, as M(llmops.serving.supervisor_apply) takes them. Needed with O(state_dir).
     type: list
@@ -202,11 +208,15 @@ ARGS: dict[str, t.Any] = {
     "manifests": {"type": "list", "elements": "dict"},
     "access_mode": {"type": "str", "choices": ["ReadWriteOnce", "ReadWriteMany", "ReadWriteOncePod"], "default": "ReadWriteOnce"},
     "state_dir": {"type": "path"},
+    "backend": {"type": "str", "choices": list(_switch.BACKENDS), "default": _switch.BACKENDS[0]},
     "programs": {"type": "list", "elements": "dict"},
     "strategy": {"type": "str", "choices": [AUTO, *_switch.STRATEGIES], "default": AUTO},
 }
 
-ONE_MACHINE = "on one machine the router's engines are fixed at its start"
+ONE_MACHINE = {
+    "vllm": "on one machine the router's engines are fixed at its start",
+    "ollama": "one server at a time has the memory",
+}
 
 
 class Plan:
@@ -311,13 +321,14 @@ class Plan:
 
 def on_machine(params: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
     """Return the result of the module for the programs of one machine."""
+    reason = ONE_MACHINE[params["backend"]]
     if params["strategy"] == SURGE:
-        raise ServingError(f"vllm_switch_strategy is surge, but {ONE_MACHINE}. Set vllm_switch_strategy: auto. Nothing was changed.")
-    store = FileStore(params["state_dir"])
+        raise ServingError(f"vllm_switch_strategy is surge, but {reason}. Set vllm_switch_strategy: auto. Nothing was changed.")
+    store = FileStore(params["state_dir"], params["backend"])
     record, trouble = _switch.from_data(store.load(), store.where)
     digest = _switch.programs_digest(params["programs"])
     same = record.is_good and record.digest == digest
-    why = f"{RECREATE}: {ONE_MACHINE}" if not same else "this plan is what was verified last"
+    why = f"{RECREATE}: {reason}" if not same else "this plan is what was verified last"
     return {
         "changed": False,
         "needed": record.is_good and not same,

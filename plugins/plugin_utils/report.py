@@ -25,7 +25,7 @@ BAR_WIDTH = 48
 MOST_DETAILS = 4
 UNCHANGED = ("unchanged", "skipped", "none")
 
-_SERVED_NAME = re.compile(r"(?:--served-model-name[\s'\"-]+|serving\.llmops/model: )([\w.:/-]+)")
+_SERVED_NAME = re.compile(r"(?:--served-model-name[\s'\"-]+|serving\.llmops/model: |LLMOPS_SERVING_MODEL=)([\w.:/-]+)")
 # Where a detail of a manifest stands is clear without these words.
 _PLACES = re.compile(r"^(spec\.)?(template\.)?((spec|metadata)\.)?((initContainers|containers)\.[^.]+\.)?")
 

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 import typing as t
+import urllib.request
 from pathlib import Path
 
 VERSION = "0.35.1"
@@ -355,11 +356,18 @@ def start(folder: Path, options: t.Mapping[str, t.Any], prune: bool = True) -> S
 
 
 def main() -> None:
-    """Be ``ollama serve``."""
-    if sys.argv[1:] != ["serve"]:
-        sys.exit("usage: ollama serve")
+    """Be ``ollama serve``, ``ollama list`` or ``ollama --version``."""
     options = json.loads(os.environ.get("FAKE_OLLAMA", "{}"))
     host, _colon, port = os.environ.get("OLLAMA_HOST", "127.0.0.1:11434").rpartition(":")
+    if sys.argv[1:] == ["--version"]:
+        print(f"ollama version is {VERSION}")
+        return
+    if sys.argv[1:] == ["list"]:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(f"http://{host}:{port}/api/tags", timeout=5) as reply:
+            print("\n".join(["NAME", *(model["name"] for model in json.load(reply)["models"])]))
+        return
+    if sys.argv[1:] != ["serve"]:
+        sys.exit("usage: ollama serve|list|--version")
     # as the first process of a container it would not hear it otherwise
     signal.signal(signal.SIGTERM, lambda _signal, _frame: os._exit(0))
     store = Store(Path(os.environ["OLLAMA_MODELS"]), options, os.environ.get("OLLAMA_NOPRUNE", "") == "")

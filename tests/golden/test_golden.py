@@ -42,7 +42,7 @@ def documents(path):
 
 
 def test_every_expected_file_belongs_to_a_case():
-    elsewhere = ("local-", "systemd-", "docker-", "ollama-")
+    elsewhere = ("local-", "systemd-", "docker-", "ollama-", "hosts-ollama-")
     assert sorted(path.stem for path in EXPECTED.glob("*.yaml") if not path.stem.startswith(elsewhere)) == CASES
 
 

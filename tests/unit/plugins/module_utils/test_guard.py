@@ -185,10 +185,11 @@ class Host:
         runtime: str = "vllm",
         share: float = 0.92,
         total: t.Optional[int] = TOTAL,
+        own_end: bool = False,
     ) -> dict[str, t.Any]:
         left = free if free is not None else 24000 - sum(process.memory_mib or 0 for process in processes)
         rows = [Gpus("box", "RTX 4090", 1, 1, total, "8.9", index=0, memory_free_mib=left if total else None)]
-        return _guard.judge_host(rows, processes, models, own, runtime, share, self.proc)
+        return _guard.judge_host(rows, processes, models, own, runtime, share, self.proc, own_end)
 
     def refusal(self, *processes: GpuProcess, **options: t.Any) -> str:
         with pytest.raises(ServingError) as caught:
@@ -287,6 +288,16 @@ def test_an_engine_is_in_the_way_of_ollama(host: Host) -> None:
     )
     assert "kill 10" in host.refusal(ENGINE, runtime="ollama")
     assert "kill 10" in host.refusal(ENGINE._replace(memory_mib=100), runtime="ollama")
+
+
+def test_an_engine_that_is_ended_first_is_not_in_the_way_of_ollama(host: Host) -> None:
+    assert host.judge(ENGINE, runtime="ollama", own={10}, own_end=True)["holders"] == []
+    assert "VLLM::EngineCore" in host.refusal(ENGINE, runtime="ollama", own={11}, own_end=True)
+
+
+def test_the_models_of_an_ollama_that_is_ended_first_are_not_in_the_way_of_vllm(host: Host) -> None:
+    assert host.judge(OLLAMA, models=[MODEL], own={14})["holders"] == []
+    assert "gemma3" in host.refusal(OLLAMA, OLLAMA._replace(pid=16), models=[MODEL], own={14})
 
 
 def test_ollama_beside_an_engine_by_budget(host: Host) -> None:

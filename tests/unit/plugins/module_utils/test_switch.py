@@ -414,6 +414,12 @@ def test_a_file_is_for_its_user_only(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_each_backend_has_a_file_of_its_own(tmp_path: Path) -> None:
+    _switch.FileStore(str(tmp_path), "ollama").write(RECORD)
+    assert _switch.FileStore(str(tmp_path)).load() is None
+    assert [path.name for path in tmp_path.iterdir()] == ["last-good-ollama.json"]
+
+
 def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ServingError, match=r"Cannot write .*last-good\.json: No such file"):
         _switch.FileStore(str(tmp_path / "absent")).write(RECORD)

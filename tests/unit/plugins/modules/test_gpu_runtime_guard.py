@@ -45,7 +45,7 @@ class Module:
 
     def __init__(self, gpus: t.Optional[str], processes: str = "", **params: t.Any) -> None:
         defaults = {"source": "host", "runtime": "vllm", "gpu_ids": [], "gpu_count": 0, "state_dir": None, "min_free_share": 0.92}
-        self.params = {**defaults, "ollama_url": NOBODY, **params}
+        self.params = {**defaults, "ollama_url": NOBODY, "own_end": False, **params}
         self.gpus = gpus
         self.processes = processes
 

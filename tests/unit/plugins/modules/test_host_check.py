@@ -172,6 +172,14 @@ def test_memory_of_the_deployment_is_added(state_dir: Path, monkeypatch: pytest.
         run(state_dir, memory_mib=1050)
 
 
+def test_what_unpacks_an_archive_is_looked_for_before_it_is_fetched(state_dir: Path) -> None:
+    disk = [{"paths": [str(state_dir / "program")], "mib": 1, "commands": ["sh", "no-such-unpacker"]}]
+    with pytest.raises(ServingError, match=r"smoke is installed by the program no-such-unpacker, .* apt install no-such-unpacker"):
+        run(state_dir, disk=disk)
+    (state_dir / "program").mkdir()
+    assert run(state_dir, disk=disk)["machine"] == os.uname().machine
+
+
 def test_what_is_on_the_disk_already_is_not_counted(state_dir: Path) -> None:
     huge = 2**40
     whole = [str(state_dir / "venvs" / "vllm" / part) for part in ("stamp", "bin/python")]
