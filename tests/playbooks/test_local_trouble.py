@@ -17,6 +17,10 @@ TROUBLE = {
         "vllm_storage_size: the platform local has nothing that this could set; it is for Kubernetes. Remove it from the inventory.",
     ),
     "a router that is an image only": (["vllm_router_type=production-stack"], "Remove the line, and vllm-router is taken."),
+    "a router in front of Ollama": (
+        ["llm_backend=ollama", "vllm_router_host=localhost"],
+        "vllm_router_host: localhost with llm_backend: ollama, and nothing is in front of an Ollama.",
+    ),
     "an accelerator that is not there": (["vllm_accelerator=amd"], "vllm_accelerator: amd is not there yet on the platform local."),
     "a Python that is not there": (
         ["llm_python=/nonexistent/python"],
