@@ -14,9 +14,9 @@ import requests
 TIMEOUT_S = 120
 
 
-def kubectl(*words):
+def kubectl(*words, stdin=None):
     """Run kubectl; return its output, as JSON where that was asked for."""
-    out = subprocess.run(["kubectl", *words], check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(["kubectl", *words], check=True, capture_output=True, text=True, input=stdin).stdout
     return json.loads(out) if "json" in words else out
 
 

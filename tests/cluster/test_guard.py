@@ -11,11 +11,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import subprocess
-import sys
 import time
 import typing as t
-from pathlib import Path
 
 import pytest
 from ansible_collections.llmops.serving.plugins.module_utils._apply import KINDS, Owner
@@ -24,9 +21,9 @@ from ansible_collections.llmops.serving.plugins.module_utils._kube import Kube, 
 from ansible_collections.llmops.serving.plugins.modules.gpu_runtime_guard import Rivals
 from ansible_collections.llmops.serving.plugins.modules.kubernetes_apply import ARGS
 from ansible_collections.llmops.serving.plugins.modules.kubernetes_apply import run as apply
+from ansible_collections.llmops.serving.tests.cluster import runs
 
 IMAGE = os.environ.get("TEST_IMAGE", "localhost/busybox:test")
-ROOT = Path(__file__).resolve().parents[2]
 BOTH = "app.kubernetes.io/instance=chat,app in (vllm-backend,ollama)"
 
 pytestmark = pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="needs a cluster: export KUBECONFIG")
@@ -158,26 +155,27 @@ def test_labels_are_those_that_the_apply_writes(place: Place) -> None:
     assert Owner(**OLLAMA).labels.items() <= labels.items()
 
 
-def play(*variables: str, runtime: str = "vllm") -> str:
-    words = [word for variable in (f"guard_runtime={runtime}", *variables) for word in ("-e", variable)]
-    command = [
-        Path(sys.executable).parent / "ansible-playbook",
-        "-i",
-        ROOT / "inventory.example.yaml",
-        ROOT / "playbooks/guard.yml",
-        *words,
-    ]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
-    return run.stdout.rpartition("PLAY RECAP")[2]
+def play(runtime: str = "vllm", **variables: t.Any) -> runs.Ended:
+    return runs.run("guard.yml", inventory="inventory.example.yaml", **{"guard_runtime": runtime, **variables})
 
 
 def test_the_playbook_tells_it_in_lines_and_changes_nothing(place: Place) -> None:
     place.deploy("ollama", OLLAMA)
-    words = play(f"llm_namespace={place.namespace}", "vllm_accelerator=nvidia", "llm_min_gpu_memory_gb=0")
-    assert "changed=0" in words
-    assert f"Ollama runs in {place.namespace}: Deployment/ollama (0 GPUs); it is stopped first" in words
-    assert [line.split("  ")[0] for line in words.splitlines() if line.startswith(("GPUs ", "Beside "))] == ["GPUs", "Beside"]
-    assert "runs in" not in play(f"llm_namespace={place.namespace}", runtime="ollama")
+    run = play(llm_namespace=place.namespace, vllm_accelerator="nvidia", llm_min_gpu_memory_gb=0)
+    assert run.status == 0, run.words
+    assert "changed=0" in run.words
+    assert f"Ollama runs in {place.namespace}: Deployment/ollama (0 GPUs); it is stopped first" in run.words
+    assert [line.split("  ")[0] for line in run.lines if line.startswith(("GPUs ", "Beside "))] == ["GPUs", "Beside"]
+    run = play("ollama", llm_namespace=place.namespace)
+    assert run.status == 0, run.words
+    assert "runs in" not in run.words
     assert len(place.pods("app=ollama")) == 1
     assert json.dumps(place.get("Deployment", "ollama")["spec"]["replicas"]) == "1"
+
+
+def test_ollamas_own_gpus_are_looked_for_where_it_serves(place: Place) -> None:
+    wanted = {"llm_namespace": place.namespace, "llm_backend": "ollama", "ollama_model_name": "llama3.1:70b", "llm_min_gpu_memory_gb": 1}
+    run = play("ollama", **wanted, ollama_gpu_count=99)
+    assert run.status != 0
+    assert "99 GPUs" in run.words
+    assert play("ollama", **wanted, vllm_gpu_count=99, ollama_gpu_count=1).status == 0

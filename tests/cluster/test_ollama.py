@@ -15,13 +15,14 @@ import os
 import re
 import secrets
 import subprocess
-import sys
 import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.llmops.serving.molecule.shared.chat import get, kubectl
+from ansible_collections.llmops.serving.tests.cluster import runs
+from ansible_collections.llmops.serving.tests.cluster.runs import ROOT, Ended
 
-ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "tests/fakes/ollama.py"
 REGISTRY = {"tiny:1": {"size": 4 * 2**20}, "other:1": {"size": 2**20}, "mute:1": {"size": 2**20}}
 PLAY = [
@@ -42,23 +43,6 @@ PLAY = [
 pytestmark = pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="needs a cluster: export KUBECONFIG")
 
 
-def kubectl(*words: str, stdin: t.Optional[str] = None) -> t.Any:
-    """Run kubectl; return its output, as JSON where that was asked for."""
-    out = subprocess.run(["kubectl", *words], check=True, capture_output=True, text=True, input=stdin).stdout
-    return json.loads(out) if "json" in words else out
-
-
-class Ended(t.NamedTuple):
-    """A run that has ended; ``words`` is what stands below its recap, as one line."""
-
-    status: int
-    output: str
-
-    @property
-    def words(self) -> str:
-        return " ".join(self.output.rpartition("PLAY RECAP")[2].split())
-
-
 class Stack:
     """A stack without a page, and the runs that change its backend."""
 
@@ -67,7 +51,9 @@ class Stack:
         self.play = folder / "play.yml"
         self.play.write_text(json.dumps(PLAY))
 
-    def run(self, backend: str, playbook: t.Optional[Path] = None, fake: t.Optional[dict[str, t.Any]] = None, **variables: t.Any) -> Ended:
+    def run(
+        self, backend: str, playbook: t.Union[Path, str, None] = None, fake: t.Optional[dict[str, t.Any]] = None, **variables: t.Any
+    ) -> Ended:
         told = {
             "llm_namespace": self.namespace,
             "llm_backend": backend,
@@ -87,29 +73,15 @@ class Stack:
             },
             **variables,
         }
-        words = ["-i", ROOT / "molecule/inventory.yaml", "-e", json.dumps(told), playbook or self.play]
-        command = [str(word) for word in (Path(sys.executable).parent / "ansible-playbook", *words)]
-        environment = {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        print(done.stdout, flush=True)
-        return Ended(done.returncode, done.stdout)
+        return runs.run(playbook or self.play, **told)
 
     def deployments(self) -> dict[str, int]:
         """Return how many pods of each Deployment are ready."""
-        found = kubectl("-n", self.namespace, "get", "deployments", "-o", "json")["items"]
+        found = get(self.namespace, "deployments")
         return {item["metadata"]["name"]: item["status"].get("readyReplicas", 0) for item in found}
 
     def claims(self) -> dict[str, str]:
-        found = kubectl("-n", self.namespace, "get", "persistentvolumeclaims", "-o", "json")["items"]
+        found = get(self.namespace, "persistentvolumeclaims")
         return {item["metadata"]["name"]: item["metadata"]["uid"] for item in found}
 
     def record(self, backend: str) -> dict[str, t.Any]:
@@ -196,7 +168,7 @@ def test_ollama_takes_the_place_of_vllm(stack: Stack) -> None:
     again = stack.run("ollama")
     assert again.status == 0
     assert "Nothing was changed" in again.words
-    verified = stack.run("ollama", playbook=ROOT / "playbooks/verify.yml")
+    verified = stack.run("ollama", playbook="verify.yml")
     assert verified.status == 0, verified.words
     assert "5 of 5 passed" in verified.words
 
@@ -229,7 +201,7 @@ def test_vllm_takes_the_place_of_ollama_without_training_again(stack: Stack) -> 
 
 
 def test_uninstalling_removes_both(stack: Stack) -> None:
-    run = stack.run("ollama", playbook=ROOT / "playbooks/uninstall.yml", purge=True)
+    run = stack.run("ollama", playbook="uninstall.yml", purge=True)
     assert run.status == 0, run.words
     assert stack.deployments() == {}
     assert stack.claims() == {}

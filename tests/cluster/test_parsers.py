@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import subprocess
 import time
 import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.llmops.serving.molecule.shared.chat import kubectl
 
 PARSERS = Path(__file__).resolve().parents[1] / "parsers"
 IMAGE = os.environ.get("TEST_VLLM_IMAGE") or "localhost/vllm-openai-cpu:test"
@@ -41,10 +41,6 @@ class Ran(t.NamedTuple):
     log: str
     registry: dict[str, t.Any]
     results: dict[str, t.Any]
-
-
-def kubectl(*words: str, text: t.Optional[str] = None) -> str:
-    return subprocess.run(["kubectl", *words], input=text, check=True, capture_output=True, text=True).stdout
 
 
 def manifests(namespace: str) -> list[dict[str, t.Any]]:
@@ -84,7 +80,7 @@ def ran() -> t.Iterator[Ran]:
     """The recordings, run once in a pod."""
     namespace = f"{os.environ.get('TEST_NAMESPACE', 'test-parsers')}-{secrets.token_hex(3)}"
     try:
-        kubectl("apply", "-f", "-", text=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests(namespace)}))
+        kubectl("apply", "-f", "-", stdin=json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests(namespace)}))
         deadline = time.monotonic() + PATIENCE
         phase = ""
         while phase not in ("Succeeded", "Failed") and time.monotonic() < deadline:

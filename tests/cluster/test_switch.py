@@ -18,7 +18,6 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import tarfile
 import threading
 import time
@@ -29,9 +28,11 @@ import pytest
 import yaml
 from ansible.module_utils.urls import open_url
 from ansible_collections.llmops.serving.molecule.shared import trained
+from ansible_collections.llmops.serving.molecule.shared.chat import kubectl, port_forward, secret
+from ansible_collections.llmops.serving.tests.cluster import runs
+from ansible_collections.llmops.serving.tests.cluster.runs import ROOT, Ended
 from ansible_collections.llmops.serving.tests.unit import stub_hub
 
-ROOT = Path(__file__).resolve().parents[2]
 ROUTED = "serving.llmops/routed"
 PLAN = "serving.llmops/plan"
 SMOKE = yaml.safe_load((ROOT / "roles/vllm/vars/models.yml").read_text())["vllm_models"]["smoke"]
@@ -56,23 +57,6 @@ PLAY = [
 pytestmark = pytest.mark.skipif("KUBECONFIG" not in os.environ, reason="needs a cluster: export KUBECONFIG")
 
 
-def kubectl(*words: str) -> t.Any:
-    """Run kubectl; return its output, as JSON where that was asked for."""
-    out = subprocess.run(["kubectl", *words], check=True, capture_output=True, text=True).stdout
-    return json.loads(out) if "json" in words else out
-
-
-class Ended(t.NamedTuple):
-    """A run that has ended; ``words`` is what stands below its recap, as one line."""
-
-    status: int
-    output: str
-
-    @property
-    def words(self) -> str:
-        return " ".join(self.output.rpartition("PLAY RECAP")[2].split())
-
-
 class Engine(t.NamedTuple):
     """A pod of an engine that is not on its way out."""
 
@@ -94,8 +78,8 @@ class Stack:
 
     # -- runs
 
-    def command(self, model: str, playbook: t.Optional[Path], **variables: t.Any) -> list[str]:
-        told = {
+    def told(self, model: str, **variables: t.Any) -> dict[str, t.Any]:
+        return {
             "llm_namespace": self.namespace,
             "vllm_accelerator": "cpu",
             "vllm_model_name": model,
@@ -104,22 +88,9 @@ class Stack:
             "vllm_shutdown_timeout": 5,
             **variables,
         }
-        words = ["-i", ROOT / "molecule/inventory.yaml", "-e", json.dumps(told), playbook or self.folder / "play.yml"]
-        return [str(word) for word in (Path(sys.executable).parent / "ansible-playbook", *words)]
 
-    def run(self, model: str, *options: str, playbook: t.Optional[Path] = None, **variables: t.Any) -> Ended:
-        done = subprocess.run(
-            [*self.command(model, playbook, **variables), *options],
-            cwd=ROOT,
-            env=environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        print(done.stdout)
-        return Ended(done.returncode, done.stdout)
+    def run(self, model: str, *options: str, playbook: t.Union[Path, str, None] = None, **variables: t.Any) -> Ended:
+        return runs.run(playbook or self.folder / "play.yml", *options, **self.told(model, **variables))
 
     def interrupt(self, model: str, whole: bool, cut_over: bool = False) -> None:
         """Start a run, and kill it while its new engine starts, or once that has the requests; with *whole*, its modules, too."""
@@ -129,9 +100,9 @@ class Stack:
 
         with (self.folder / f"interrupted-{model}.log").open("w+") as log:
             run = subprocess.Popen(
-                self.command(model, None),
+                runs.command(self.folder / "play.yml", **self.told(model)),
                 cwd=ROOT,
-                env=environment(),
+                env=runs.environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -152,15 +123,15 @@ class Stack:
 
     def plan(self, model: str) -> t.Any:
         """Return what make plan tells machines."""
-        words = self.command(model, None)[1:-1]
+        words = runs.command("chat.yml", **self.told(model))[1:-1]
         command = [str(ROOT / "scripts/plan"), "--output", "json", *words]
-        return json.loads(subprocess.run(command, env=environment(), check=True, capture_output=True, text=True).stdout)
+        return json.loads(subprocess.run(command, env=runs.environment(), check=True, capture_output=True, text=True).stdout)
 
     def prune(self, model: str, *options: str) -> Ended:
-        return self.run(model, *options, playbook=ROOT / "playbooks/prune.yml")
+        return self.run(model, *options, playbook="prune.yml")
 
     def uninstall(self, **variables: t.Any) -> Ended:
-        return self.run("smoke", playbook=ROOT / "playbooks/uninstall.yml", **variables)
+        return self.run("smoke", playbook="uninstall.yml", **variables)
 
     # -- what is there
 
@@ -214,26 +185,19 @@ class Stack:
     @contextlib.contextmanager
     def router(self) -> t.Iterator[t.Callable[[str], str]]:
         """Give a function that asks a model through the router, and returns which row answers."""
-        words = ("-n", self.namespace, "get", "secret", "vllm-secrets", "-o", "jsonpath={.data.VLLM_API_KEY}")
-        key = subprocess.run(["base64", "-d"], input=kubectl(*words), check=True, capture_output=True, text=True).stdout
-        command = ["kubectl", "-n", self.namespace, "port-forward", "service/vllm-router", ":8000"]
+        key = secret(self.namespace, "vllm-secrets", "VLLM_API_KEY")
         headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as forward:
-            assert forward.stdout
-            port = re.search(r"127\.0\.0\.1:(\d+)", forward.stdout.readline())
-            assert port
+        with port_forward(self.namespace, "service/vllm-router", 8000) as url:
 
             def ask(model: str) -> str:
                 body = {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 32, "temperature": 0}
-                url = f"http://127.0.0.1:{port[1]}/v1/chat/completions"
-                answer = json.load(open_url(url, method="POST", data=json.dumps(body), headers=headers, timeout=60))
+                answer = json.load(
+                    open_url(f"{url}/v1/chat/completions", method="POST", data=json.dumps(body), headers=headers, timeout=60)
+                )
                 assert answer["choices"][0]["message"]["content"]
                 return str(answer["model"])
 
-            try:
-                yield ask
-            finally:
-                forward.terminate()
+            yield ask
 
     @contextlib.contextmanager
     def used(self, model: str) -> t.Iterator[list[str]]:
@@ -282,11 +246,6 @@ class Stack:
             finally:
                 watch.terminate()
                 reader.join()
-
-
-def environment() -> dict[str, str]:
-    """Return the environment of a run: no token of the hub."""
-    return {key: value for key, value in os.environ.items() if key != "HF_TOKEN"}
 
 
 def until(there: t.Callable[[], bool], longest_s: float) -> None:

@@ -149,13 +149,13 @@ class Registry:
 
     # --- what is in it
 
-    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, t.Any, bytes]:
+    def ask(self, method: str, path: str, body: t.Union[bytes, t.BinaryIO] = b"", **headers: str) -> tuple[int, t.Any, bytes]:
         """Ask the registry as who may do all; fails the test where it refuses."""
         if self.authority:
             context = ssl.create_default_context(cafile=str(self.authority.ca_path))
             connection: http.client.HTTPConnection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=30)
         else:
-            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+            connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30, blocksize=2**20)
         if self.auth == "htpasswd":
             headers["Authorization"] = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         if self.auth == "token":
@@ -171,12 +171,16 @@ class Registry:
         return response.status, response.headers, data
 
     def push_blob(self, name: str, data: bytes) -> str:
+        digest = digest_of(data)
+        self.push_stream(name, digest, len(data), data)
+        return digest
+
+    def push_stream(self, name: str, digest: str, size: int, data: t.Union[bytes, t.BinaryIO]) -> None:
+        """Put there what is not all in memory, and of which the digest is known."""
         _status, headers, _body = self.ask("POST", f"/v2/{name}/blobs/uploads/", Content_Length="0")
         parts = urlsplit(headers["Location"])
-        digest = digest_of(data)
         query = f"{parts.query}&digest={digest}" if parts.query else f"digest={digest}"
-        self.ask("PUT", f"{parts.path}?{query}", data, Content_Type="application/octet-stream")
-        return digest
+        self.ask("PUT", f"{parts.path}?{query}", data, Content_Type="application/octet-stream", Content_Length=str(size))
 
     def push_manifest(self, name: str, what: str, manifest: t.Mapping[str, t.Any]) -> tuple[str, int]:
         data = json.dumps(manifest).encode()
