@@ -37,7 +37,7 @@ class Ended(t.NamedTuple):
 def command(playbook: t.Union[Path, str], *options: str, inventory: str = INVENTORY, **variables: t.Any) -> list[str]:
     """Return the command that plays *playbook*, a path or the name of one of the collection's; *inventory* is seen from the checkout."""
     program = Path(sys.executable).parent / "ansible-playbook"
-    return [str(word) for word in (program, "-i", inventory, "-e", json.dumps(variables), *options, ROOT / "playbooks" / playbook)]
+    return [str(word) for word in (program, "-i", ROOT / inventory, "-e", json.dumps(variables), *options, ROOT / "playbooks" / playbook)]
 
 
 def environment() -> dict[str, str]:
