@@ -16,6 +16,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.llmops.serving.plugins.module_utils import _supervised
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError
 from ansible_collections.llmops.serving.plugins.module_utils._keepers import ProcessInfo
 from ansible_collections.llmops.serving.plugins.module_utils._kube import KubeError, Object
@@ -791,7 +792,7 @@ class Engine:
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
     made = Engine(tmp_path)
-    monkeypatch.setattr(router_wait, "Supervisor", made)
+    monkeypatch.setattr(_supervised, "Supervisor", made)
     return made
 
 
