@@ -326,7 +326,9 @@ class Unwanted(Component):
     def _tidy(self, last: bool) -> None:
         """Remove the folders that are empty now: those of this module, those above a removed path, and the state folder itself."""
         layout = self.layout
-        folders = [layout.secrets / self.name, layout.secrets, layout.logs, layout.scripts, layout.confs]
+        folders = [layout.secrets / self.name, layout.secrets, layout.scripts, layout.confs]
+        if last:  # other components would miss it, though it is empty
+            folders.append(layout.logs)
         for path in self.paths:
             folders += [parent for parent in path.parents if self.state_dir in parent.parents]
         for folder in folders:

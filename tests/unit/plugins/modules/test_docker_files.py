@@ -142,6 +142,13 @@ def test_the_first_that_goes_leaves_the_other_what_it_reads(state_dir: Path) -> 
     assert copies(state_dir)
 
 
+def test_a_component_that_was_never_there_takes_nothing_from_the_other(state_dir: Path) -> None:
+    run(state_dir)
+    page = {"name": "open-webui", "user": USER, "variables": {}}
+    assert not run(state_dir, state="absent", component="open-webui", containers=[page], files={"compose.override.yaml": ""})["changed"]
+    assert not run(state_dir)["changed"]
+
+
 def test_the_last_that_goes_keeps_weights_and_secrets(state_dir: Path) -> None:
     page = both(state_dir)
     run(state_dir, state="absent", component="open-webui", containers=[page], files={})
