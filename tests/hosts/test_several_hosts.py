@@ -259,7 +259,7 @@ def test_when_a_host_is_gone_the_others_answer(pair):
 def test_it_comes_back_with_its_host(pair):
     before = processed(pair)[pair.second.address]
     pair.second.up()
-    assert until(lambda: answers(pair.first) and processed(pair).get(pair.second.address, 0) > before, 300)
+    assert until(lambda: answers(pair.first) and processed(pair).get(pair.second.address, 0) > before, PATIENCE_S)
 
 
 def test_uninstalled_nothing_is_left(pair):
