@@ -35,7 +35,7 @@ PAIR: dict[str, dict[str, t.Any]] = {
     "gpu2": {"vllm_router_host": "gpu1", "ansible_host": "10.0.0.2"},
     "alone": {},
 }
-HOSTS = list(PAIR)
+HOSTS = tuple(PAIR)
 
 
 def of(**changes: t.Any) -> dict[str, dict[str, t.Any]]:
