@@ -31,11 +31,13 @@ FAKE = Path(fakes.__file__)
 SUPERVISORD = str(Path(sys.executable).parent / "supervisord")
 REGISTRY = {"tiny:1": {"size": 2**20}, "mute:1": {"size": 2**16}}
 SERVE = ({"hosts": "localhost", "gather_facts": False, "tasks": [{"ansible.builtin.include_role": {"name": "llmops.serving.ollama"}}]},)
-REMOVE = {
-    "hosts": "localhost",
-    "gather_facts": False,
-    "tasks": [{"ansible.builtin.include_role": {"name": "llmops.serving.ollama", "tasks_from": "remove"}}],
-}
+REMOVE = [
+    {
+        "hosts": "localhost",
+        "gather_facts": False,
+        "tasks": [{"ansible.builtin.include_role": {"name": "llmops.serving.ollama", "tasks_from": "remove"}}],
+    }
+]
 
 
 def free_port() -> int:
