@@ -94,19 +94,23 @@ def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> Non
         raise ServingError(
             f"vllm_accelerator: {settings['vllm_accelerator']} is not there yet on the platform docker. It may be nvidia or cpu."
         )
-    if not _SOCKET.fullmatch(str(settings["vllm_docker_host"])):
-        raise ServingError(
-            f'llm_docker_host: "{settings["vllm_docker_host"]}" is no socket of the host. Give it as unix:///var/run/docker.sock; another '
-            "machine's Docker is reached by making that machine a host of the inventory."
-        )
-    address = str(settings["vllm_bind_address"])
-    if not _BINDABLE.fullmatch(address):
-        raise ServingError(f'llm_bind_address: "{address}" is no address. Give one of the host, or 0.0.0.0 for all of them.')
+    check_place(settings["vllm_docker_host"], settings["vllm_bind_address"])
     if settings["vllm_engine_port"] and not settings["vllm_docker_host_network"]:
         raise ServingError(
             "vllm_engine_port: the engine's port is not published, only the router's is. Remove it, or set vllm_docker_host_network: true."
         )
     _on_host.check_choices(settings)
+
+
+def check_place(docker_host: t.Any, address: t.Any) -> None:
+    """Raise ServingError where *docker_host* is no socket, or containers cannot be published on *address*."""
+    if not _SOCKET.fullmatch(str(docker_host)):
+        raise ServingError(
+            f'llm_docker_host: "{docker_host}" is no socket of the host. Give it as unix:///var/run/docker.sock; another machine\'s Docker '
+            "is reached by making that machine a host of the inventory."
+        )
+    if not _BINDABLE.fullmatch(str(address)):
+        raise ServingError(f'llm_bind_address: "{address}" is no address. Give one of the host, or 0.0.0.0 for all of them.')
 
 
 def refuse(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
@@ -170,7 +174,7 @@ def make(
     kind = settings["vllm_router_type"]
     router = _routers.STATIC_ROUTERS[kind](images["router"], backends)
     listener = router["listeners"][0]
-    address = _reached_at(settings)
+    address = reached_at(settings["vllm_bind_address"])
     outside = f"http://{address}:{port_of[ROUTER]}"
     inside = outside if host_network else f"http://{called.router}:{listener['port']}"
     secret_env = {key: [f"vllm/{key}"] for key in (["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []) + ["HF_TOKEN"]}
@@ -198,6 +202,7 @@ def make(
             ],
             "pull": settings["vllm_image_pull_policy"],
         },
+        "address": address,
         # how router_wait sees whether they run
         "supervised": {
             "by": PLATFORM,
@@ -221,9 +226,9 @@ def make(
             "gpu_count": gpu_count,
             "device_requests": device_requests(settings["vllm_gpu_ids"], gpu_count),
             "ipc_mode": "host" if settings["vllm_docker_ipc_host"] else "private",
-            "shm_size": _size(settings["vllm_shm_size"] or f"{2 * max(1, tensor_parallel)}Gi"),
-            "cpus": _cpus(settings["vllm_cpu_limit"]),
-            "memory": _size(settings["vllm_memory_limit"]),
+            "shm_size": size(settings["vllm_shm_size"] or f"{2 * max(1, tensor_parallel)}Gi"),
+            "cpus": cpus(settings["vllm_cpu_limit"]),
+            "memory": size(settings["vllm_memory_limit"]),
             "user": user,
             "mounts": [
                 bind(f"{state_dir}/{DATA}", IN_CONTAINER[DATA]),
@@ -244,7 +249,7 @@ def make(
             "env": {"HOME": "/tmp", **mark},
             "networks": [] if host_network else [{"name": called.network}],
             "port": port_of[ROUTER],
-            "memory": _size(settings["vllm_router_memory_limit"] or router["memory_limit"]),
+            "memory": size(settings["vllm_router_memory_limit"] or router["memory_limit"]),
             "user": user,
             "mounts": [scripts_mount(state_dir)],
             "published_ports": [] if host_network else [f"{settings['vllm_bind_address']}:{port_of[ROUTER]}:{listener['port']}"],
@@ -396,17 +401,16 @@ def _ports(settings: Settings) -> list[dict[str, t.Any]]:
     return [router, engine, {"name": ROUTER_METRICS, "usual": usual[ROUTER_METRICS]}]
 
 
-def _reached_at(settings: Settings) -> str:
-    """Return the address at which the host itself reaches the router."""
-    address = str(settings["vllm_bind_address"])
-    return _on_host.LOOPBACK if address in _EVERYWHERE else address
+def reached_at(address: t.Any) -> str:
+    """Return the address at which the host itself reaches what is published on *address*."""
+    return _on_host.LOOPBACK if str(address) in _EVERYWHERE else str(address)
 
 
-def _size(quantity: t.Any) -> t.Optional[str]:
+def size(quantity: t.Any) -> t.Optional[str]:
     """Return a quantity of memory (``2Gi``) in bytes, as Docker takes it; None for none."""
     return None if quantity in (None, "") else f"{round(quantity_bytes(quantity))}B"
 
 
-def _cpus(quantity: t.Any) -> t.Optional[float]:
+def cpus(quantity: t.Any) -> t.Optional[float]:
     """Return a number of CPUs (``8``, ``500m``); None for none."""
     return None if quantity in (None, "") else quantity_bytes(quantity)
