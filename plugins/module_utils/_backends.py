@@ -104,7 +104,14 @@ def place_on_host(backend: str, stack: str, state_dir: str, suffix: str = "") ->
     """Return where *backend* of *stack* is: its owner and its programs, whose names end with *suffix*."""
     programs = [name + suffix for name in PROGRAMS[backend]]
     owner = {"instance": stack, "component": backend}
-    return {"backend": backend, "title": _guard.TITLES[backend], "state_dir": state_dir, "owner": owner, "programs": programs}
+    return {
+        "backend": backend,
+        "title": _guard.TITLES[backend],
+        "state_dir": state_dir,
+        "owner": owner,
+        "programs": programs,
+        "prefetch": f"{backend}-prefetch{suffix}",
+    }
 
 
 def told_on_host(
@@ -129,6 +136,7 @@ def told_on_host(
         }
     return {
         **where,
+        "kept": [name for name in where["programs"] if name in states],
         "wants_pods": any(name in states for name in where["programs"]),
         "serves": all(states.get(name) in UP for name in where["programs"]),
         "last_good": last_good,

@@ -16,7 +16,14 @@ import math
 import re
 import typing as t
 
-from ansible_collections.llmops.serving.plugins.module_utils import _catalog, _images, _ollama_on_host, _plan, _routers
+from ansible_collections.llmops.serving.plugins.module_utils import (
+    _catalog,
+    _images,
+    _ollama_on_docker,
+    _ollama_on_host,
+    _plan,
+    _routers,
+)
 from ansible_collections.llmops.serving.plugins.module_utils._errors import ServingError, did_you_mean
 from ansible_collections.llmops.serving.plugins.module_utils._kube import selector_text
 from ansible_collections.llmops.serving.plugins.module_utils._quantity import quantity_bytes
@@ -24,7 +31,7 @@ from ansible_collections.llmops.serving.plugins.module_utils._stack import stack
 
 PORT = _ollama_on_host.PORT
 DATA = "/data"
-PLATFORMS = ("kubernetes", *_ollama_on_host.PLATFORMS)
+PLATFORMS = ("kubernetes", *_ollama_on_host.PLATFORMS, _ollama_on_docker.PLATFORM)
 VERSION = "0.35.1"
 # The image for AMD has ROCm in place of CUDA; the other one runs on CPUs, too.
 IMAGES = {"nvidia": f"ollama/ollama:{VERSION}", "cpu": f"ollama/ollama:{VERSION}", "amd": f"ollama/ollama:{VERSION}-rocm"}
@@ -46,6 +53,7 @@ SWITCHES = (
     "ollama_rollback",
     "ollama_volume_permissions",
     "ollama_memory_check",
+    "ollama_docker_host_network",
 )
 
 KEYS: dict[str, tuple[type, ...]] = {
@@ -141,10 +149,13 @@ def make_plan(
     }
     if settings["ollama_platform"] in _ollama_on_host.PLATFORMS:
         listens = f"{LOOPBACK}:{_ollama_on_host.port(settings, host)}"
-        env = environment(settings, row, gpu_count, load_s, _ollama_on_host.data_dir(settings), listens)
-        # another model is another plan, whose server starts anew
-        env[MODEL_VARIABLE] = name
+        env = _environment_on_one_machine(settings, name, row, gpu_count, load_s, _ollama_on_host.data_dir(settings), listens)
         part = _ollama_on_host.make(settings, row, name, gpu_count, env, host, VERSION, alias)
+        return {**common, "gpu_check": _gpu_check(settings, row, gpu_count), **part}
+    if settings["ollama_platform"] == _ollama_on_docker.PLATFORM:
+        listens = _ollama_on_docker.listens_at(settings, _ollama_on_host.port(settings, host))
+        env = _environment_on_one_machine(settings, name, row, gpu_count, load_s, DATA, listens)
+        part = _ollama_on_docker.make(settings, row, name, gpu_count, env, host, engine_image(settings)["by_digest"], alias)
         return {**common, "gpu_check": _gpu_check(settings, row, gpu_count), **part}
     _check_volume(settings, name, row)
     return {**common, **_on_kubernetes(settings, name, row, gpu_count, load_s)}
@@ -157,9 +168,7 @@ def _checked(settings: t.Mapping[str, t.Any], options: t.Optional[t.Mapping[str,
     checked = dict(settings)
     platform = settings["ollama_platform"]
     if platform not in PLATFORMS:
-        raise ServingError(
-            f"llm_backend: ollama is served on {', '.join(PLATFORMS)} only, not yet on llm_platform: {platform}. Set one of the two."
-        )
+        raise ServingError(f"llm_platform: {platform} is not known. It may be {', '.join(PLATFORMS)}.")
     for key in SWITCHES:
         checked[key] = _plan.switch_value(key, settings[key])
     checked["ollama_run_as_user"] = _plan.whole(key="ollama_run_as_user", value=settings["ollama_run_as_user"], least=1)
@@ -183,9 +192,12 @@ def _checked(settings: t.Mapping[str, t.Any], options: t.Optional[t.Mapping[str,
         )
     if platform in _ollama_on_host.PLATFORMS:
         _ollama_on_host.check(checked, options)
+    elif platform == _ollama_on_docker.PLATFORM:
+        _ollama_on_docker.check(checked, options)
     else:
-        variables = (*_ollama_on_host.HOST_ONLY, *_ollama_on_host.PROGRAM_ONLY)
-        _ollama_on_host.refuse(checked, options, variables, "the platforms local and systemd")
+        _ollama_on_host.refuse(checked, options, (*_ollama_on_host.HOST_ONLY, *_ollama_on_host.PROGRAM_ONLY), "single hosts")
+    if platform != _ollama_on_docker.PLATFORM:
+        _ollama_on_host.refuse(checked, options, _ollama_on_docker.ONLY, "the platform docker")
     return checked
 
 
@@ -301,6 +313,13 @@ def engine_image(settings: t.Mapping[str, t.Any]) -> _images.Entry:
     """Return which image the server has, as _images.choose tells it. Raises ServingError."""
     image = settings["ollama_image"] or IMAGES[settings["ollama_accelerator"]]
     return _images.choose("ollama_image", image, settings.get("ollama_pins"), settings["ollama_image_registry"])
+
+
+def _environment_on_one_machine(
+    settings: t.Mapping[str, t.Any], name: str, row: Row, gpu_count: int, load_s: int, data: str, listens: str
+) -> dict[str, str]:
+    """Return it with the model's name: another model is another plan, whose server starts anew."""
+    return {**environment(settings, row, gpu_count, load_s, data, listens), MODEL_VARIABLE: name}
 
 
 def _gpu_check(settings: t.Mapping[str, t.Any], row: Row, gpu_count: int) -> dict[str, t.Any]:

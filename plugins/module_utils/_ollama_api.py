@@ -34,8 +34,16 @@ _HOPELESS: tuple[tuple[re.Pattern[str], str, str], ...] = (
         "the library has no such model",
         "Look for its name and tag at https://ollama.com/library",
     ),
-    (re.compile(r"newer version of Ollama|\b412\b"), "the model wants a newer Ollama", "Set ollama_image to a newer version"),
-    (re.compile(r"no space left|disk quota"), "the volume is full", "Set a greater ollama_storage_size, or remove models: ollama rm NAME"),
+    (
+        re.compile(r"newer version of Ollama|\b412\b"),
+        "the model wants a newer Ollama",
+        "Set ollama_image to a newer version; on a host without containers, ollama_archive",
+    ),
+    (
+        re.compile(r"no space left|disk quota"),
+        "the volume is full",
+        "Set a greater ollama_storage_size, make room on a host's disk, or remove models: ollama rm NAME",
+    ),
     (
         re.compile(r"unauthorized|\b401\b|\b403\b|access denied", re.IGNORECASE),
         "the registry refuses it",
@@ -44,7 +52,7 @@ _HOPELESS: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (
         re.compile(r"permission denied|read-only file system"),
         "its folder cannot be written",
-        "Set ollama_volume_permissions: true where the volume belongs to root",
+        "Set ollama_volume_permissions: true where the volume belongs to root; on a host, give the folder to the server's user",
     ),
 )
 

@@ -96,19 +96,23 @@ def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> Non
         raise ServingError(
             f"vllm_accelerator: {settings['vllm_accelerator']} is not there yet on the platform docker. It may be nvidia or cpu."
         )
-    if not _SOCKET.fullmatch(str(settings["vllm_docker_host"])):
-        raise ServingError(
-            f'llm_docker_host: "{settings["vllm_docker_host"]}" is no socket of the host. Give it as unix:///var/run/docker.sock; another '
-            "machine's Docker is reached by making that machine a host of the inventory."
-        )
-    address = str(settings["vllm_bind_address"])
-    if not _BINDABLE.fullmatch(address):
-        raise ServingError(f'llm_bind_address: "{address}" is no address. Give one of the host, or 0.0.0.0 for all of them.')
+    check_place(settings["vllm_docker_host"], settings["vllm_bind_address"])
     if settings["vllm_engine_port"] and not settings["vllm_docker_host_network"] and not settings["vllm_router_host"]:
         raise ServingError(
             "vllm_engine_port: the engine's port is not published, only the router's is. Remove it, or set vllm_docker_host_network: true."
         )
     _on_host.check_choices(settings)
+
+
+def check_place(docker_host: t.Any, address: t.Any) -> None:
+    """Raise ServingError where *docker_host* is no socket, or containers cannot be published on *address*."""
+    if not _SOCKET.fullmatch(str(docker_host)):
+        raise ServingError(
+            f'llm_docker_host: "{docker_host}" is no socket of the host. Give it as unix:///var/run/docker.sock; another machine\'s Docker '
+            "is reached by making that machine a host of the inventory."
+        )
+    if not _BINDABLE.fullmatch(str(address)):
+        raise ServingError(f'llm_bind_address: "{address}" is no address. Give one of the host, or 0.0.0.0 for all of them.')
 
 
 def refuse(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
@@ -176,15 +180,15 @@ def make(
     )
     kind = settings["vllm_router_type"]
     router = _routers.STATIC_ROUTERS[kind](images["router"], backends)
-    reached_at = _reached_at(settings)
+    reached = reached_at(settings["vllm_bind_address"])
     # each process of the router is a container: its name, and the port of the host that leads to it
     placed = list(zip(((called.router, port_of[ROUTER]), (called.sessions, port_of[_on_host.SESSIONS])), router["listeners"]))
     routers = [_router(settings, router, listener, name, host_port, budget_s) for (name, host_port), listener in placed]
-    router_url = f"http://{reached_at}:{port_of[ROUTER]}"
+    router_url = f"http://{reached}:{port_of[ROUTER]}"
     # without a router, this host's part of it is asked by itself
     outside = router_url if member is None or member.has_router else str(member.url)
     (sessions_name, sessions_port), sessions = placed[-1]
-    inside = f"http://{reached_at}:{sessions_port}" if host_network else f"http://{sessions_name}:{sessions['port']}"
+    inside = f"http://{reached}:{sessions_port}" if host_network else f"http://{sessions_name}:{sessions['port']}"
     secret_env = {key: [f"vllm/{key}"] for key in (["VLLM_API_KEY"] if settings["vllm_api_key_enabled"] else []) + ["HF_TOKEN"]}
     share = row.get("gpu_memory_utilization", _capacity.UTILIZATION)
     weights_mib = math.ceil(float(row.get("weights_gib") or 0) * 1024)
@@ -210,6 +214,7 @@ def make(
             ],
             "pull": settings["vllm_image_pull_policy"],
         },
+        "address": address,
         # how router_wait sees whether they run
         "supervised": {
             "by": PLATFORM,
@@ -233,9 +238,9 @@ def make(
             "gpu_count": gpu_count,
             "device_requests": device_requests(settings["vllm_gpu_ids"], gpu_count),
             "ipc_mode": "host" if settings["vllm_docker_ipc_host"] else "private",
-            "shm_size": _size(settings["vllm_shm_size"] or f"{2 * max(1, tensor_parallel)}Gi"),
-            "cpus": _cpus(settings["vllm_cpu_limit"]),
-            "memory": _size(settings["vllm_memory_limit"]),
+            "shm_size": size(settings["vllm_shm_size"] or f"{2 * max(1, tensor_parallel)}Gi"),
+            "cpus": cpus(settings["vllm_cpu_limit"]),
+            "memory": size(settings["vllm_memory_limit"]),
             "user": user,
             "mounts": [
                 bind(f"{state_dir}/{DATA}", IN_CONTAINER[DATA]),
@@ -302,6 +307,7 @@ def _router(
     """Return the container *name* of the *router*'s process with *listener*, which *host_port* of the host leads to."""
     called, host_network = names(settings["vllm_stack_name"]), settings["vllm_docker_host_network"]
     user = f"{settings['vllm_run_as_user']}:{settings['vllm_run_as_user']}"
+    asked_at = reached_at(settings["vllm_bind_address"]) if host_network else _on_host.LOOPBACK
     return {
         "name": name,
         "type": router["type"],
@@ -311,14 +317,12 @@ def _router(
         "env": {"HOME": "/tmp", _processes.MARK: settings["vllm_state_dir"]},
         "networks": [] if host_network else [{"name": called.network}],
         "port": host_port,
-        "memory": _size(settings["vllm_router_memory_limit"] or router["memory_limit"]),
+        "memory": size(settings["vllm_router_memory_limit"] or router["memory_limit"]),
         "user": user,
         "mounts": [scripts_mount(settings["vllm_state_dir"])],
         "published_ports": [] if host_network else [f"{settings['vllm_bind_address']}:{host_port}:{listener['port']}"],
         # the Rust router listens when its engine answers
-        "healthcheck": healthcheck(
-            listener["port"], router["health_path"], budget_s, _reached_at(settings) if host_network else _on_host.LOOPBACK
-        ),
+        "healthcheck": healthcheck(listener["port"], router["health_path"], budget_s, asked_at),
         "stop_s": 20,
     }
 
@@ -415,17 +419,16 @@ def _folders_of_user(row: _catalog.Row) -> list[str]:
     return [path for path in named if path.startswith("/") and row.get("source") != "smoke"]
 
 
-def _reached_at(settings: Settings) -> str:
-    """Return the address at which the host itself reaches the router."""
-    address = str(settings["vllm_bind_address"])
-    return _on_host.LOOPBACK if address in _EVERYWHERE else address
+def reached_at(address: t.Any) -> str:
+    """Return the address at which the host itself reaches what is published on *address*."""
+    return _on_host.LOOPBACK if str(address) in _EVERYWHERE else str(address)
 
 
-def _size(quantity: t.Any) -> t.Optional[str]:
+def size(quantity: t.Any) -> t.Optional[str]:
     """Return a quantity of memory (``2Gi``) in bytes, as Docker takes it; None for none."""
     return None if quantity in (None, "") else f"{round(quantity_bytes(quantity))}B"
 
 
-def _cpus(quantity: t.Any) -> t.Optional[float]:
+def cpus(quantity: t.Any) -> t.Optional[float]:
     """Return a number of CPUs (``8``, ``500m``); None for none."""
     return None if quantity in (None, "") else quantity_bytes(quantity)

@@ -72,7 +72,7 @@ backends:
   description:
     - What is known of C(vllm) and of C(ollama).
     - On a host, C(programs) and C(state_dir) stand in place of the Deployment and its namespace, and C(last_good) has C(programs), C(url)
-      and C(api_key_file). C(wants_pods) says that its programs are kept running, C(serves) that all of them run.
+      and C(api_key_file). C(kept) are the programs that are there, C(wants_pods) says that there is any, C(serves) that all of them run.
   returned: success
   type: dict
   sample:

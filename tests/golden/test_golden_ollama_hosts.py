@@ -45,3 +45,16 @@ def test_nothing_listens_or_writes_beyond_its_own(rendered, case):
     assert not prefetch["gpu"]
     assert page["environment"]["OPENAI_API_BASE_URLS"] == f"http://{server['environment']['OLLAMA_HOST']}/v1"
     assert "OPENAI_API_KEYS" not in page.get("secret_environment", {})
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "docker" in case])
+def test_containers_have_no_rights_that_they_do_not_need(rendered, case):
+    server, prefetch, page = load(rendered / f"{case}.yaml")["programs"]
+    for container in (server, prefetch):
+        assert (container["cap_drop"], container["security_opts"]) == (["ALL"], ["no-new-privileges"])
+        assert container["user"] == "1000:1000"
+        assert container["read_only"]
+        assert [mount["target"] for mount in container["mounts"] if not mount.get("read_only")] == ["/data", "/tmp"]
+        assert not any(port.startswith("0.0.0.0") for port in container["published_ports"])
+    assert prefetch["device_requests"] == []
+    assert set(server) == set(prefetch) == set(page)

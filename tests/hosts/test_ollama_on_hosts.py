@@ -73,13 +73,47 @@ class Systemd:
         return set(found)
 
 
+class Docker:
+    """How a person on the machine looks at its containers, and where the image comes from."""
+
+    options = ("--docker",)
+    image = "localhost/ollama:test"
+
+    def __init__(self, machine: Machine):
+        self.machine = machine
+
+    def prepare(self) -> dict[str, t.Any]:
+        """Have an image of the stand-in, made of one that has Python, and return the variables by which all are found."""
+        program = FILES / self.machine.name / "tree/root/ollama"
+        program.write_text(FAKE, encoding="utf-8")
+        program.chmod(0o755)
+        self.machine.shell(
+            "docker create --name made localhost/vllm-openai-cpu:test && docker cp /root/ollama made:/usr/local/bin/ollama && "
+            f"docker commit --change 'ENTRYPOINT []' made {self.image} && docker rm made"
+        )
+        return {
+            "ollama_image": self.image,
+            "vllm_image": "localhost/vllm-openai-cpu:test",
+            "vllm_router_type": "vllm-router",
+            "vllm_router_image": "localhost/vllm-router:test",
+            "open_webui_image": "localhost/open-webui:test",
+        }
+
+    def running(self) -> set[str]:
+        """Return which programs are there, all of them running."""
+        lines = self.machine.run("docker", "ps", "--all", "--format", "{{.Names}} {{.State}}").splitlines()
+        found = dict(line.split() for line in lines)
+        assert set(found.values()) <= {"running"}, found
+        return set(found) - {"open-webui"}
+
+
 class Stack:
     """A machine, what serves on it, and the runs that change that."""
 
     def __init__(self, platform: str, folder: Path):
         self.platform = platform
         self.machine = Machine(f"oll-{platform}")
-        self.programs = {"systemd": Systemd}[platform](self.machine)
+        self.programs = {"systemd": Systemd, "docker": Docker}[platform](self.machine)
         self.inventory = folder / "inventory.yaml"
 
     def begin(self) -> None:
@@ -90,6 +124,8 @@ class Stack:
             "ansible_become": True,
             "vllm_accelerator": "cpu",
             "vllm_model_name": "smoke",
+            "vllm_startup_timeout": 900,
+            "vllm_shutdown_timeout": 2,
             "ollama_model_name": "tiny:1",
             "ollama_model_configs": {name: {"weights_gib": 0.1, "tools": True} for name in REGISTRY},
             **self.programs.prepare(),
@@ -143,7 +179,7 @@ class Stack:
         return {port for address, _colon, port in addresses if not address.startswith("127.")}
 
 
-@pytest.fixture(scope="module", params=["systemd"])
+@pytest.fixture(scope="module", params=["systemd", "docker"])
 def stack(request, tmp_path_factory):
     stack = Stack(request.param, tmp_path_factory.mktemp(request.param))
     stack.begin()
@@ -199,6 +235,15 @@ def test_again_it_changes_nothing(stack):
 def test_nobody_elsewhere_reaches_it(stack):
     assert stack.listening() == {"22"}
     assert not stack.machine.reaches(SERVER)
+
+
+def test_the_container_may_do_little(stack):
+    only(stack, "docker")
+    config = json.loads(stack.machine.run("docker", "inspect", "--format", "{{json .HostConfig}}", "ollama"))
+    assert (config["CapDrop"], config["ReadonlyRootfs"], config["Privileged"]) == (["ALL"], True, False)
+    assert config["PortBindings"] == {"11434/tcp": [{"HostIp": "127.0.0.1", "HostPort": "11434"}]}
+    health = "docker inspect --format '{{.State.Health.Status}}' ollama"
+    assert until(lambda: stack.machine.shell(health).strip() == "healthy", 60)
 
 
 def test_the_unit_may_do_little(stack):
@@ -292,3 +337,6 @@ def test_purged_it_leaves_nothing(stack):
     assert stack.machine.shell("find /opt/llmops-serving -mindepth 1 2>/dev/null || true") == ""
     assert stack.machine.shell("find /etc/systemd -name '*ollama*'") == ""
     assert stack.listening() == {"22"}
+    if stack.platform == "docker":
+        assert stack.machine.run("docker", "ps", "--all", "--quiet").split() == []
+        assert stack.machine.run("docker", "network", "ls", "--filter", "type=custom", "--quiet").split() == []

@@ -29,9 +29,9 @@ TROUBLE = {
     ),
     "a model that vLLM cannot serve": (["vllm_model_name=qwen2.5-7b-instruct-1m"], "vllm_model_name: qwen2.5-7b-instruct-1m: "),
     "a backend that is not there": (["llm_backend=tgi"], "llm_backend: tgi is not known. It may be vllm or ollama."),
-    "a platform that Ollama does not have": (
-        ["llm_backend=ollama", "llm_platform=local"],
-        "llm_backend: ollama is served on kubernetes only, not yet on llm_platform: local",
+    "a variable of hosts for Ollama on a cluster": (
+        ["llm_backend=ollama", "ollama_archive=/srv/ollama.tgz"],
+        "ollama_archive: it is for single hosts only. Remove it, or choose another llm_platform.",
     ),
     "a model of Ollama's with a typing error": (
         ["llm_backend=ollama", "ollama_model_name=gpt-oss:12b"],

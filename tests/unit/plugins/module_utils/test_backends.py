@@ -110,6 +110,7 @@ def test_the_way_back_to_vllm_on_a_host_knows_the_key(monkeypatch, tmp_path):
     assert found["last_good"]["url"] == "http://127.0.0.1:8000"
     assert (found["serves"], found["wants_pods"]) == (False, True)
     assert found["owner"] == {"instance": "chat", "component": "vllm"}
+    assert found["kept"] == ["vllm-backend", "vllm-router"]
 
 
 def test_a_host_without_supervisord_keeps_nothing(monkeypatch, tmp_path):

@@ -146,7 +146,7 @@ def test_the_pod_that_pulls_asks_for_no_gpu_and_is_not_taken_for_ollama():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"platform": "docker"}, "llm_backend: ollama is served on kubernetes, local, systemd only, not yet on llm_platform: docker"),
+        ({"platform": "slurm"}, "llm_platform: slurm is not known. It may be kubernetes, local, systemd, docker."),
         ({"model_name": "gpt-oss:12b"}, 'ollama_model_name: "gpt-oss:12b" is not in the catalog (did you mean "gpt-oss:120b"?)'),
         ({"model_configs": {"gpt-oss": {}}}, 'ollama_model_configs.gpt-oss: "gpt-oss" is no name of Ollama\'s with its tag'),
         ({"model_configs": {"a:1": {"context_lenght": 1}}}, '(did you mean "context_length"?)'),

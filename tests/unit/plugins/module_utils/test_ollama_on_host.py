@@ -133,7 +133,7 @@ def test_names_are_those_that_the_backends_are_looked_for_by():
         ({"gpu_ids": [0, 1], "gpu_count": 1}, "ollama_gpu_ids names 2 GPUs, ollama_gpu_count is 1"),
         ({"archive_checksum": "md5:0"}, 'ollama_archive_checksum: "md5:0" is none'),
         ({"port": "many"}, "ollama_port"),
-        ({"platform": "kubernetes", "gpu_ids": [0]}, "ollama_gpu_ids: it is for the platforms local and systemd only"),
+        ({"platform": "kubernetes", "gpu_ids": [0]}, "ollama_gpu_ids: it is for single hosts only"),
         ({"platform": "kubernetes", "archive": "/srv/a.tgz"}, "ollama_archive: it is for"),
     ],
 )
