@@ -197,6 +197,7 @@ def ok(played: Played) -> Played:
     return played
 
 
+@pytest.mark.ci
 def test_one_command_installs_it_and_shows_no_secret(host):
     done = ok(host.play("chat", "-vvv", "--diff"))
     words = "\n".join(done.words)
@@ -207,6 +208,7 @@ def test_one_command_installs_it_and_shows_no_secret(host):
     assert host.answers()
 
 
+@pytest.mark.ci
 def test_again_it_changes_nothing_and_says_so(host):
     before = host.pids()
     done = ok(host.play("chat"))
@@ -239,6 +241,7 @@ def test_a_second_run_is_refused_while_one_is_at_work(host, tmp_path_factory, el
     assert until(lambda: host.play("chat").code == 0, 90)
 
 
+@pytest.mark.ci
 def test_verify_passes_every_step(host):
     done = ok(host.play("verify"))
     assert any("6 of 6 passed" in line for line in done.words), done.words
@@ -250,6 +253,7 @@ def test_a_person_chats(host):
         assert "I am the smoke model" in page.ask("smoke", "Hello!").text
 
 
+@pytest.mark.ci
 def test_nobody_elsewhere_reaches_it(host):
     assert host.listening() == {"22"}
     assert host.machine.reaches(22)
@@ -261,6 +265,7 @@ def test_no_secret_shows_on_the_machine(host):
     assert not [secret for secret in (*host.secrets(), HF_TOKEN) if secret in everywhere]
 
 
+@pytest.mark.ci
 def test_what_is_secret_belongs_to_whom_it_is_for(host):
     listed = host.machine.shell(f"find {STATE_DIR}/secrets -type f -printf '%m %p\\n'").splitlines()
     assert {line.split()[0] for line in listed} <= {"400", "600"}, listed
@@ -349,6 +354,7 @@ def test_uninstalled_it_keeps_what_is_the_users(host):
     assert host.secret("vllm/VLLM_API_KEY") == key
 
 
+@pytest.mark.ci
 def test_purged_it_leaves_nothing(host):
     ok(host.play("uninstall", purge=True))
     names = " -o ".join(f"-name '{name}*'" for name in ("*llmops-serving", *PROGRAMS))
