@@ -52,7 +52,7 @@ class Systemd:
     """How a person on the machine looks at its units, and where the program comes from."""
 
     options: tuple[str, ...] = ()
-    archive = "/root/ollama-linux-amd64.tgz"
+    archive = "/srv/ollama-linux-amd64.tgz"
 
     def __init__(self, machine: Machine):
         self.machine = machine
@@ -84,11 +84,11 @@ class Docker:
 
     def prepare(self) -> dict[str, t.Any]:
         """Have an image of the stand-in, made of one that has Python, and return the variables by which all are found."""
-        program = FILES / self.machine.name / "tree/root/ollama"
+        program = FILES / self.machine.name / "tree/srv/ollama"
         program.write_text(FAKE, encoding="utf-8")
         program.chmod(0o755)
         self.machine.shell(
-            "docker create --name made localhost/vllm-openai-cpu:test && docker cp /root/ollama made:/usr/local/bin/ollama && "
+            "docker create --name made localhost/vllm-openai-cpu:test && docker cp /srv/ollama made:/usr/local/bin/ollama && "
             f"docker commit --change 'ENTRYPOINT []' made {self.image} && docker rm made"
         )
         return {
@@ -204,7 +204,7 @@ def words(played: Played) -> str:
 
 def test_what_unpacks_the_archive_has_to_be_there(stack):
     only(stack, "systemd")
-    done = stack.run("ollama", ollama_archive="/root/ollama-linux-amd64.tar.zst")
+    done = stack.run("ollama", ollama_archive="/srv/ollama-linux-amd64.tar.zst")
     assert "tiny:1 on this machine is installed by the program zstd, and it is not there. Install it: apt install zstd" in words(done)
     assert not stack.machine.succeeds(f"test -e {STATE_DIR}/programs")
 
