@@ -137,9 +137,7 @@ def make(
                 {"paths": [manifest], "mib": math.ceil(float(row.get("weights_gib") or 0) * 1024)},
                 {"paths": [f"{state_dir}/{_on_docker.LOGS}"], "mib": _on_host.LOG_MIB},
             ],
-            "ports": [
-                {"name": _ollama_on_host.SERVER, "usual": _ollama_on_host.PORT, "port": settings["ollama_port"], "variable": "ollama_port"}
-            ],
+            "ports": [_ollama_on_host.port_request(settings)],
             "containers": [server],
             "gpus": gpu_count > 0,
         },

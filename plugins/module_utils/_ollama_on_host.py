@@ -71,18 +71,10 @@ PROGRAM_ONLY = ("ollama_archive", "ollama_archive_checksum")
 HOST_ONLY = ("ollama_port", "ollama_gpu_ids")
 
 
-def set_among(variables: t.Iterable[str], settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> t.Iterator[str]:
-    """Yield those of *variables* that are not at the default that *options*, of an argument specification, has."""
-    for name in variables if options else ():
-        default = (options or {}).get(name, {}).get("default")
-        if (settings[name] or None) != (default or None) and str(settings[name]).lower() != str(default).lower():
-            yield name
-
-
 def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
     """Raise ServingError for what the platform does not have."""
     platform = settings["ollama_platform"]
-    for name in set_among(KUBERNETES_ONLY, settings, options):
+    for name in _on_host.set_among(KUBERNETES_ONLY, settings, options):
         raise ServingError(
             f"{name}: the platform {platform} has nothing that this could set; it is for Kubernetes. Remove it from the inventory."
         )
@@ -114,13 +106,18 @@ def check_choices(settings: Settings) -> None:
 
 def refuse(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]], variables: t.Sequence[str], where: str) -> None:
     """Raise ServingError for one of *variables* that a platform was given which is not *where*."""
-    for name in set_among(variables, settings, options):
+    for name in _on_host.set_among(variables, settings, options):
         raise ServingError(f"{name}: it is for {where} only. Remove it, or choose another llm_platform.")
 
 
 def port(settings: Settings, found: t.Optional[t.Mapping[str, t.Any]]) -> int:
     """Return the port: as host_check has found it or, before it has looked, the one that is wanted or usual."""
     return int((found or {}).get("ports", {}).get(SERVER) or settings["ollama_port"] or PORT)
+
+
+def port_request(settings: Settings) -> dict[str, t.Any]:
+    """Return the port of the host to reserve, as host_check takes it."""
+    return {"name": SERVER, "usual": PORT, "port": settings["ollama_port"], "variable": "ollama_port"}
 
 
 def data_dir(settings: Settings) -> str:
@@ -237,7 +234,7 @@ def make(
                 {"paths": [manifest], "mib": math.ceil(float(row.get("weights_gib") or 0) * 1024)},
                 {"paths": [f"{state_dir}/logs"], "mib": _on_host.LOG_MIB},
             ],
-            "ports": [{"name": SERVER, "usual": PORT, "port": settings["ollama_port"], "variable": "ollama_port"}],
+            "ports": [port_request(settings)],
         },
         "templates": ["host/program.yaml.j2"],
         "endpoint": endpoint(url, url, name, alias),

@@ -90,7 +90,7 @@ def name_of(stack: str, name: str) -> str:
 
 def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
     """Raise ServingError for what the platform does not have. *options* is the role's argument specification, for the defaults."""
-    for name in _set_among(ELSEWHERE, settings, options):
+    for name in _on_host.set_among(ELSEWHERE, settings, options):
         raise ServingError(f"{name}: the platform docker has nothing that this could set. Remove it from the inventory.")
     if settings["vllm_accelerator"] not in ("nvidia", "cpu"):
         raise ServingError(
@@ -117,15 +117,8 @@ def check_place(docker_host: t.Any, address: t.Any) -> None:
 
 def refuse(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
     """Raise ServingError for a variable of this platform that another one was given."""
-    for name in _set_among(ONLY, settings, options):
+    for name in _on_host.set_among(ONLY, settings, options):
         raise ServingError(f"{name}: only the platform docker has this. Remove it, or set llm_platform: docker.")
-
-
-def _set_among(variables: t.Iterable[str], settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> t.Iterator[str]:
-    for name in variables if options else ():
-        default = (options or {}).get(name, {}).get("default")
-        if (settings[name] or None) != (default or None) and str(settings[name]).lower() != str(default).lower():
-            yield name
 
 
 def listens_at(settings: Settings, port_of: t.Mapping[str, int], member: t.Optional[_router_hosts.Member] = None) -> tuple[str, int]:

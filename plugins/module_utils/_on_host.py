@@ -145,15 +145,21 @@ def suffix(settings: Settings) -> str:
     return "" if settings["vllm_platform"] == "local" else stack_suffix(settings["vllm_stack_name"])
 
 
+def set_among(variables: t.Iterable[str], settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> t.Iterator[str]:
+    """Yield those of *variables* that are not at the default that *options*, of an argument specification, has."""
+    for name in variables if options else ():
+        default = (options or {}).get(name, {}).get("default")
+        if (settings[name] or None) != (default or None) and str(settings[name]).lower() != str(default).lower():
+            yield name
+
+
 def check(settings: Settings, options: t.Optional[t.Mapping[str, t.Any]]) -> None:
     """Raise ServingError for what the platform does not have. *options* is the role's argument specification, for the defaults."""
     platform = settings["vllm_platform"]
-    for name in KUBERNETES_ONLY:
-        default = (options or {}).get(name, {}).get("default")
-        if options and (settings[name] or None) != (default or None) and str(settings[name]).lower() != str(default).lower():
-            raise ServingError(
-                f"{name}: the platform {platform} has nothing that this could set; it is for Kubernetes. Remove it from the inventory."
-            )
+    for name in set_among(KUBERNETES_ONLY, settings, options):
+        raise ServingError(
+            f"{name}: the platform {platform} has nothing that this could set; it is for Kubernetes. Remove it from the inventory."
+        )
     if settings["vllm_accelerator"] not in ENGINE_ENVIRONMENTS:
         raise ServingError(
             f"vllm_accelerator: {settings['vllm_accelerator']} is not there yet on the platform {platform}. It may be "

@@ -64,7 +64,9 @@ def take(state_dir: Path, run: t.Optional[Run] = None, over: t.Optional[Run] = N
     *run*: by default the one above this process. *over*: a run of which is known that it has ended.
     """
     path = state_dir / "run.lock"
-    mine = Lock(run or this_run(proc), _connection(proc))
+    # what lasts here as long as the run's way to this machine: the run itself, where it is one of this machine
+    way = this_run(proc)
+    mine = Lock(run or way, Process(way.pid, way.started))
     with open(path, "a+", encoding="utf-8", errors="replace") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.seek(0)
@@ -117,12 +119,6 @@ def _nearest_connection(above: t.Iterable[int], proc: Path) -> t.Optional[int]:
             if (proc / str(pid) / "comm").read_text(encoding="utf-8", errors="replace").strip() in CONNECTIONS:
                 return pid
     return None
-
-
-def _connection(proc: Path) -> Process:
-    """Return the process here that lasts as long as the run's way to this machine: the run itself, where it is one of this machine."""
-    here = this_run(proc)
-    return Process(here.pid, here.started)
 
 
 def _node(proc: Path) -> str:
